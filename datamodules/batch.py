@@ -1,0 +1,158 @@
+"""The batch contract, and the loader that serves batches from tensors in memory.
+
+Legend: N examples of a split, B examples of a batch, C channels, H x W pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """What every loader yields. ``is_noisy`` means given != true; ``index`` is the example's id in its split."""
+
+    image: Tensor  # B C H W, float32, normalised
+    given_label: Tensor  # B, int64
+    true_label: Tensor  # B, int64
+    is_noisy: Tensor  # B, bool
+    index: Tensor  # B, int64
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Labelled images in memory.
+
+    Args:
+        image: N C H W, uint8 in [0, 255] or float in [0, 1].
+        given_label: N, the labels that training sees.
+        true_label: N, the labels that are right.
+        index: N, stable ids in the split.
+    """
+
+    image: Tensor
+    given_label: Tensor
+    true_label: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def is_noisy(self) -> Tensor:
+        """N, bool: the given label is wrong."""
+        return self.given_label != self.true_label
+
+    def subset(self, selection: Tensor) -> "Examples":
+        """Return the selected examples (a mask or positions); indices stay those of the split."""
+        return Examples(
+            self.image[selection], self.given_label[selection], self.true_label[selection], self.index[selection]
+        )
+
+
+def keyed_seed(*key: int) -> int:
+    """Return a seed in [0, 2^63) that depends on every integer of the key, and on nothing else."""
+    seed = 0
+    for part in key:  # SplitMix64 finaliser over the parts, so that (0, 1) and (1, 0) differ
+        seed = (seed ^ (part & (2**64 - 1))) + 0x9E3779B97F4A7C15 & (2**64 - 1)
+        seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
+        seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB & (2**64 - 1)
+        seed ^= seed >> 31
+    return seed & (2**63 - 1)
+
+
+def keyed_generator(*key: int) -> torch.Generator:
+    """Return a CPU generator seeded by ``keyed_seed``."""
+    return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+class InMemoryLoader:
+    """Batches by index from tensors, in an order keyed by (seed, epoch).
+
+    The order of an epoch does not depend on the epochs before it, so a resumed run sees what the uninterrupted one
+    saw. Lightning calls ``sampler.set_epoch``; ``state_dict`` lets it resume in the middle of an epoch.
+
+    Args:
+        examples: what to serve.
+        batch_size: examples per batch; the last batch may be smaller.
+        mean: per-channel mean of images scaled to [0, 1].
+        std: per-channel standard deviation, likewise.
+        shuffle: draw a new order each epoch.
+        seed: key of the orders and of the augmentation.
+        augment: ``augment(image_BCHW, generator) -> image_BCHW`` on normalised images; None for evaluation.
+        drop_last: leave out a ragged last batch.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        mean: tuple[float, ...] = (0.0,),
+        std: tuple[float, ...] = (1.0,),
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        drop_last: bool = False,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        self.examples, self.batch_size, self.shuffle, self.seed = examples, batch_size, shuffle, seed
+        self.augment, self.drop_last = augment, drop_last
+        self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        self.is_noisy = examples.is_noisy
+        self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
+        self.epoch = 0
+        self._served = 0  # batches of this epoch handed out so far
+        self._first = 0  # batch at which the next iteration starts
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.examples), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order that the next iteration follows."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how far the current epoch has come."""
+        return {"epoch": self.epoch, "served": self._served}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the batches that a state counts as served."""
+        self.epoch, self._first = state["epoch"], state["served"] % len(self)
+
+    def order(self) -> Tensor:
+        """Return the positions in the order of this epoch."""
+        if not self.shuffle:
+            return torch.arange(len(self.examples))
+        return torch.randperm(len(self.examples), generator=keyed_generator(self.seed, self.epoch))
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self.order()
+        first, self._first = self._first, 0
+        for number in range(first, len(self)):
+            self._served = number + 1
+            yield self.batch(order[number * self.batch_size : (number + 1) * self.batch_size], number)
+
+    def batch(self, position: Tensor, number: int = 0) -> Batch:
+        """Return the examples at the given positions as one batch."""
+        data = self.examples
+        image = normalise(data.image[position], self.mean, self.std)
+        if self.augment is not None:
+            image = self.augment(image, keyed_generator(self.seed, self.epoch, number, 1))
+        return Batch(
+            image,
+            data.given_label[position],
+            data.true_label[position],
+            self.is_noisy[position],
+            data.index[position],
+        )
+
+
+def normalise(image_BCHW: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Scale uint8 images to [0, 1], then subtract the mean and divide by the standard deviation."""
+    image_BCHW = image_BCHW.float() / 255 if image_BCHW.dtype == torch.uint8 else image_BCHW.float()
+    return (image_BCHW - mean) / std

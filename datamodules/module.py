@@ -1,0 +1,90 @@
+"""The Lightning data module: one data set, its noise, and the three training sets made from them."""
+
+from typing import Literal
+
+import lightning as L
+import numpy as np
+import torch
+
+from datamodules.batch import Examples, InMemoryLoader
+from datamodules.noise import Noise, NoiseManifest
+from datamodules.sources import DataSet
+
+TrainOn = Literal["noisy", "retrain", "clean"]
+
+
+class MemorisationData(L.LightningDataModule):
+    """Serves a data set with injected label noise.
+
+    Args:
+        source: the data set.
+        noise: how labels are corrupted.
+        batch_size: training batch size.
+        eval_batch_size: batch size of the passes that only evaluate.
+        train_on: ``noisy`` (all examples, given labels), ``retrain`` (noisy examples left out) or ``clean`` (all
+            examples, true labels). Evaluation is the same for all three.
+        seed: key of the shuffling.
+    """
+
+    def __init__(
+        self,
+        source: DataSet,
+        noise: Noise,
+        *,
+        batch_size: int = 64,
+        eval_batch_size: int = 500,
+        train_on: TrainOn = "noisy",
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.train_on, self.seed = train_on, seed
+        self.data = source.load()
+        true = self.data.train_label.numpy()
+        self.manifest = NoiseManifest(
+            true_label=true,
+            given_label=noise.given_labels(true, self.data.num_classes),
+            num_classes=self.data.num_classes,
+            kind=noise.kind,
+            rate=noise.rate,
+            seed=noise.seed,
+            data_fingerprint=self.data.fingerprint,
+        )
+
+    @property
+    def train_examples(self) -> Examples:
+        """All training examples, with given and true labels."""
+        return Examples(
+            self.data.train_image,
+            torch.from_numpy(np.ascontiguousarray(self.manifest.given_label)),
+            self.data.train_label,
+            torch.arange(len(self.data.train_label)),
+        )
+
+    @property
+    def validation_examples(self) -> Examples:
+        """The validation examples; their given labels are the true ones."""
+        label = self.data.validation_label
+        return Examples(self.data.validation_image, label, label, torch.arange(len(label)))
+
+    def fit_examples(self) -> Examples:
+        """Return the training set that ``train_on`` names."""
+        examples = self.train_examples
+        if self.train_on == "retrain":
+            return examples.subset(~examples.is_noisy)
+        if self.train_on == "clean":
+            return Examples(examples.image, examples.true_label, examples.true_label, examples.index)
+        return examples
+
+    def loader(self, examples: Examples, batch_size: int | None = None, **options) -> InMemoryLoader:
+        """Return a loader over some examples with this data set's normalisation."""
+        mean, std = self.data.mean_std
+        return InMemoryLoader(examples, batch_size or self.eval_batch_size, mean, std, **options)
+
+    def train_dataloader(self) -> InMemoryLoader:
+        """Return the shuffled training batches."""
+        return self.loader(self.fit_examples(), self.batch_size, shuffle=True, seed=self.seed)
+
+    def val_dataloader(self) -> list[InMemoryLoader]:
+        """Return the two evaluation loaders: all training examples, then validation; in order, not augmented."""
+        return [self.loader(self.train_examples), self.loader(self.validation_examples)]

@@ -1,0 +1,88 @@
+"""What a data set must provide: two splits of images with true labels."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set in memory.
+
+    Args:
+        train_image: N C H W, uint8 in [0, 255] or float32 in [0, 1].
+        train_label: N, int64 in [0, K).
+        validation_image: M C H W, likewise.
+        validation_label: M, likewise.
+        class_names: K names.
+
+    Raises:
+        ValueError: shapes, types or labels are not as stated.
+    """
+
+    train_image: Tensor
+    train_label: Tensor
+    validation_image: Tensor
+    validation_label: Tensor
+    class_names: tuple[str, ...]
+
+    def __post_init__(self):
+        for split in ("train", "validation"):
+            image, label = getattr(self, f"{split}_image"), getattr(self, f"{split}_label")
+            if image.ndim != 4 or len(image) != len(label) or len(label) == 0:
+                raise ValueError(
+                    f"{split}: images have shape {tuple(image.shape)} and labels {tuple(label.shape)}; "
+                    "expected N C H W and N, with N at least 1"
+                )
+            if image.dtype not in (torch.uint8, torch.float32) or label.dtype != torch.int64:
+                raise ValueError(
+                    f"{split}: images are {image.dtype} and labels {label.dtype}; expected uint8 or float32, and int64"
+                )
+            if label.min() < 0 or label.max() >= self.num_classes:
+                raise ValueError(
+                    f"{split}: labels go from {label.min()} to {label.max()}; expected 0 to {self.num_classes - 1}"
+                )
+        if self.train_image.shape[1:] != self.validation_image.shape[1:]:
+            raise ValueError(
+                f"train images are {tuple(self.train_image.shape[1:])}, validation images "
+                f"{tuple(self.validation_image.shape[1:])}; they must have one shape"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return tuple(self.train_image.shape[1:])
+
+    @cached_property
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Per-channel mean and standard deviation of the training images, scaled to [0, 1]."""
+        scale = 255.0 if self.train_image.dtype == torch.uint8 else 1.0
+        image = self.train_image.double() / scale
+        mean, std = image.mean((0, 2, 3)), image.std((0, 2, 3), correction=0)
+        return tuple(round(m, 6) for m in mean.tolist()), tuple(round(max(s, 1e-6), 6) for s in std.tolist())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of shapes, types and bytes of all images and true labels."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for tensor in (self.train_image, self.train_label, self.validation_image, self.validation_label):
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Base of the registered data sets: a frozen dataclass of options with a ``load`` method."""
+
+    def load(self) -> ImageData:
+        """Return the images and their true labels."""
+        raise NotImplementedError("abstract")

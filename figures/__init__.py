@@ -1,0 +1,1 @@
+"""Figures of a finished experiment, drawn from its tables."""

@@ -1,0 +1,158 @@
+"""Run folders: what they hold, atomic writes, provenance, and the checks when one is opened again."""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from vitmem._version import __version__
+
+FORMAT = 1
+PROVENANCE = "provenance.json"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name in its folder, then rename it: readers see all of it or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(partial, path)
+
+
+def to_json(value: object) -> str:
+    """Return JSON with sorted keys; numbers that are not finite are written as null."""
+    return json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest_310(file)
+
+
+def _digest_310(file) -> str:
+    found = hashlib.sha256()
+    while block := file.read(1 << 20):
+        found.update(block)
+    return found.hexdigest()
+
+
+def provenance(**facts: object) -> dict:
+    """Return who made something, with what: command, versions, git commit, machine kind and time, and given facts."""
+    import numpy
+    import timm
+    import torch
+
+    return {
+        "format": FORMAT,
+        "vitmem": __version__,
+        "command": shlex.join(["vitmem", *sys.argv[1:]]),
+        "git": _git_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": numpy.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "started": now(),
+        **facts,
+    }
+
+
+def now() -> str:
+    """Return the time, in UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _git_commit() -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    return None
+
+
+class RunFolder:
+    """A folder that holds one trained model, and seals what must not change behind its back.
+
+    Args:
+        path: the folder, which need not exist yet.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    @property
+    def is_run(self) -> bool:
+        """The folder was made by vitmem."""
+        return (self.path / PROVENANCE).is_file()
+
+    @property
+    def is_trained(self) -> bool:
+        """The folder holds a sealed, trained model."""
+        return self.is_run and "model.safetensors" in self.read_provenance()["sha256"]
+
+    def read_provenance(self) -> dict:
+        """Return what ``provenance.json`` holds.
+
+        Raises:
+            ValueError: the folder is not a run folder.
+        """
+        if not self.path.exists():
+            raise ValueError(f"there is no folder {self.path}; give a run folder such as runs/digits/seed0")
+        try:
+            found = json.loads((self.path / PROVENANCE).read_text())
+            if not isinstance(found["sha256"], dict):
+                raise TypeError("sha256 is not a table")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.path} is not a run folder: its {PROVENANCE} is missing or malformed; "
+                "give one that `vitmem train` made, such as runs/digits/seed0"
+            ) from error
+        if found.get("format") != FORMAT:
+            raise ValueError(f"{self.path} has run format {found.get('format')}; this vitmem reads format {FORMAT}")
+        return found
+
+    def seal(self, files: Iterable[str], **facts: object) -> None:
+        """Record the SHA-256 of files, and further facts, in ``provenance.json``."""
+        found = self.read_provenance() if self.is_run else provenance(sha256={})
+        found["sha256"] |= {name: file_digest(self.path / name) for name in files}
+        write_atomically(self.path / PROVENANCE, to_json(found | facts))
+
+    def check(self) -> None:
+        """Compare every sealed file with its recorded SHA-256.
+
+        Raises:
+            ValueError: a file is missing or was changed.
+        """
+        for name, expected in self.read_provenance()["sha256"].items():
+            path = self.path / name
+            if not path.is_file():
+                raise ValueError(f"{path} is missing; it was there when the run was sealed")
+            if file_digest(path) != expected:
+                raise ValueError(
+                    f"{path} was changed or damaged after it was written: its SHA-256 is not the one in {PROVENANCE}; "
+                    "restore it, or train again with --force"
+                )

@@ -113,6 +113,7 @@ class MemorisationModule(L.LightningModule):
         self.history: list[dict] = []
         self._epoch_loss: dict[str, Tensor | int] = {}
         self._evaluated = False
+        self._loader_state: dict[str, int] | None = None
 
     def configure_optimizers(self):
         """AdamW in two groups, with the learning rate set per step."""
@@ -129,6 +130,11 @@ class MemorisationModule(L.LightningModule):
         warmup = round(self.config.warmup_epochs * steps / self.config.epochs)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warmup_cosine(step, warmup, steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let the loader go on where it was; Lightning itself restores it only if it was not set up before."""
+        if self._loader_state is not None:
+            self.trainer.train_dataloader.load_state_dict(self._loader_state)
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's mean loss; see to it that the last epoch is evaluated."""
@@ -198,12 +204,14 @@ class MemorisationModule(L.LightningModule):
         self.history.append(row)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep the history and the running loss with the weights."""
+        """Keep the history, the running loss and the place in the epoch with the weights."""
         checkpoint["history"] = self.history
+        checkpoint["loader"] = self.trainer.train_dataloader.state_dict()
         checkpoint["epoch_loss"] = self._epoch_loss
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Restore the history and the running loss."""
+        """Restore what ``on_save_checkpoint`` kept."""
+        self._loader_state = checkpoint["loader"]
         self.history, self._epoch_loss = checkpoint["history"], checkpoint["epoch_loss"]
 
 

@@ -1,0 +1,1 @@
+"""Kronecker-factored curvature of linear layers: collecting, storing, decomposing, selecting."""

@@ -1,0 +1,1 @@
+"""From weights to numbers: the per-example table, and metrics that are pure functions of it."""

@@ -1,0 +1,226 @@
+"""The verbs of ``python -m vitmem``: parsing and printing, no logic."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vitmem._version import __version__
+
+USAGE = """usage: vitmem VERB ...
+
+  train                    train a model on data with injected wrong labels
+  edit NAME RUN            edit the weights of a trained model, for example: edit kfac runs/digits/seed0 --rho 0.8
+  eval RUN                 measure a trained model and its edits, and print the table
+  run EXPERIMENT.yaml      all stages of an experiment file, over its seeds
+  list                     data sets, noise kinds, models, edits, attacks and metrics
+
+`vitmem VERB --help` lists the options of a verb with their defaults (`vitmem edit NAME --help` those of an edit).
+Exit codes: 0 done, 1 failed, 2 wrong input, 130 stopped by Ctrl-C (the state is saved).
+VITMEM_DEBUG=1 shows the traceback of an error."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"vitmem {__version__}")
+        return 0
+    try:
+        verb = VERBS.get(arguments[0])
+        if verb is None:
+            raise ValueError(f"unknown verb {arguments[0]!r}; verbs are: {', '.join(VERBS)}")
+        return verb(arguments[1:]) or 0
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nobody is told
+        return 1
+    except Exception as error:
+        if os.environ.get("VITMEM_DEBUG"):
+            raise
+        from vitmem.training import Interrupted, TrainingDiverged
+
+        if isinstance(error, Interrupted):
+            return _fail(str(error), 130)
+        if isinstance(error, (TrainingDiverged, PermissionError)) and not isinstance(error, OSError):
+            return _fail(str(error), 1)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _fail(f"{error.filename}: {error.strerror}", 2)
+        if isinstance(error, ValueError):
+            return _fail(str(error), 2)
+        raise
+
+
+def _fail(message: str, code: int) -> int:
+    print("vitmem: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def entry() -> None:
+    """Run as the console script."""
+    sys.exit(main())
+
+
+def _add_output(parser, name: str | None) -> None:
+    parser.add_argument("--out", type=str, default="runs", help="folder of all experiments")
+    if name is not None:
+        parser.add_argument("--name", type=str, default=name, help="folder name of this experiment")
+    parser.add_argument("--force", type=bool, default=False, help="do again, and replace, what is there")
+
+
+def _flags(arguments: Sequence[str]) -> list[str]:
+    """Let ``--force`` stand for ``--force true``."""
+    return ["--force=true" if argument == "--force" else argument for argument in arguments]
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train one model."""
+    from vitmem import config, stages
+
+    parser = config.parser_for(
+        arguments, "vitmem train", "Train a vision transformer on data with injected wrong labels, into OUT/NAME/seedK."
+    )
+    _add_output(parser, "default")
+    values = parser.read(_flags(arguments))
+    settings = config.run_config(values)
+    suffix = "" if settings.train_on == "noisy" else f"-{settings.train_on}"
+    done = stages.train(settings, Path(values.out) / values.name / f"seed{settings.seed}{suffix}", force=values.force)
+    print(f"the model is in {done.path}; next: vitmem edit kfac {done.path}, vitmem eval {done.path}")
+
+
+def edit(arguments: Sequence[str]) -> None:
+    """Edit a trained model."""
+    from vitmem import config, experiment, stages
+    from vitmem.editing import edits
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: vitmem edit NAME RUN [options]; `vitmem edit NAME --help` lists them\n\nedits:")
+        _print_list({name: config.summary(cls) for name, cls in edits().items()})
+        return
+    name, *rest = arguments
+    parser = config.edit_parser(f"vitmem edit {name}", name)
+    parser.add_argument("run", type=str, help="run folder, such as runs/digits/seed0")
+    parser.add_argument("--config", action=config.ActionConfigFile, help="YAML file with any of these options")
+    parser.add_argument("--id", type=str | None, default=None, help="name of the result; default: NAME and main option")
+    parser.add_argument("--force", type=bool, default=False, help="do again, and replace, what is there")
+    options = vars(parser.read(_flags(rest)))
+    extra = {key: options.pop(key, None) for key in ("run", "config", "id", "force", "print_config")}
+    chosen = edits()[name](**options)
+    run = stages.TrainedRun.open(extra["run"])
+    edit_id = extra["id"] or experiment.edit_id(name, chosen)
+    content = run.edit(chosen, name, edit_id, force=extra["force"])
+    for row in content["report"]["layers"]:
+        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
+    seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in content["report"]["seconds"].items())
+    print(f"{seconds}\nthe edited model is in {run.path / 'edits' / edit_id}; next: vitmem eval {run.path}")
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Evaluate a trained model and its edits."""
+    from vitmem import config, experiment, stages
+    from vitmem.evaluation.tables import terminal_table, to_csv
+    from vitmem.runs import write_atomically
+
+    parser = config.Parser(prog="vitmem eval", description="Measure a trained model and its edits.")
+    parser.add_argument("run", type=str, help="run folder, such as runs/digits/seed0")
+    parser.add_argument("--edits", type=str | None, default=None, help="ids of the edits, comma-separated; default: all")
+    parser.add_argument("--force", type=bool, default=False, help="measure again")
+    values = parser.read(_flags(arguments))
+    run = stages.TrainedRun.open(values.run)
+    ids = None if values.edits is None else [name for name in values.edits.split(",") if name]
+    rows = experiment.evaluate_folder(run, ids, force=values.force)
+    write_atomically(run.path / "evals" / "results.csv", to_csv(rows))
+    print(terminal_table(rows))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run an experiment file."""
+    from vitmem import config, experiment
+    from vitmem.evaluation.tables import terminal_table
+
+    help_wanted = any(argument in ("-h", "--help") for argument in arguments)
+    if not help_wanted and (not arguments or arguments[0].startswith("-")):
+        raise ValueError("run needs an experiment file first, for example: vitmem run experiments/digits.yaml")
+    file = None if help_wanted else Path(arguments[0])
+    options = list(arguments) if help_wanted else ["--config", str(file), *arguments[1:]]
+    parser = config.parser_for(
+        options, "vitmem run EXPERIMENT.yaml", "Train, edit, evaluate and draw, as an experiment file says."
+    )
+    _add_output(parser, file.stem if file else "NAME OF THE FILE")
+    parser.add_argument("--seeds", type=str | int | list[int], default="0", help="comma-separated, such as 0,1,2")
+    parser.add_argument("--references", type=list[str], default=list(experiment.REFERENCES), help="clean, retrain")
+    parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
+    parser.add_argument("--figures", type=bool, default=True, help="draw the figures")
+    values = parser.read(_flags(options))
+    if values.seed != 0 or values.train_on != "noisy":
+        raise ValueError("an experiment has `seeds` and `references`; seed and train_on belong to `vitmem train`")
+    plan = experiment.Experiment(
+        name=values.name,
+        run=config.run_config(values),
+        seeds=_seeds(values.seeds),
+        references=tuple(values.references),
+        edits=experiment.plan_edits(values.edits),
+    )
+    rows = experiment.run(plan, Path(values.out), force=values.force)
+    print("\n" + terminal_table(rows))
+    folder = Path(values.out) / plan.name
+    drawn = experiment.draw_figures(plan, Path(values.out), rows) if values.figures else []
+    print(f"\nresults: {folder / 'results.csv'}" + (f"; {len(drawn)} figures: {folder / 'figures'}" if drawn else ""))
+
+
+def _seeds(value: str | int | list[int]) -> tuple[int, ...]:
+    if isinstance(value, list):
+        return tuple(value)
+    try:
+        return tuple(int(part) for part in str(value).split(","))
+    except ValueError:
+        raise ValueError(f"seeds is {value!r}; give integers, comma-separated, such as 0,1,2") from None
+
+
+def list_registered(arguments: Sequence[str]) -> None:
+    """Print what is registered."""
+    if arguments:
+        raise ValueError(f"list takes no arguments; received {' '.join(arguments)!r}")
+    from datamodules import datasets
+    from datamodules.noise import NOISES
+    from vitmem import config
+    from vitmem.attacks import attacks
+    from vitmem.editing import edits
+    from vitmem.evaluation.metrics import METRICS
+    from vitmem.models import SIZES
+
+    def described(entries: dict[str, type]) -> dict[str, str]:
+        return {name: config.summary(cls) for name, cls in entries.items()}
+
+    for title, entries in (
+        ("data sets", described(datasets())),
+        ("noise kinds", described(NOISES)),
+        ("models (and every other vit_* name of timm; width, depth, heads and patch can be given)", SIZES),
+        ("edits", described(edits())),
+        ("attacks", described(attacks())),
+        ("metrics", METRICS),
+    ):
+        print(f"{title}:")
+        _print_list(entries)
+        print()
+
+
+def _print_list(entries: dict[str, str]) -> None:
+    width = max((len(name) for name in entries), default=0)
+    for name, line in entries.items():
+        print(f"  {name:<{width}}  {line}")
+    if not entries:
+        print("  none yet")
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int | None]] = {
+    "train": train,
+    "edit": edit,
+    "eval": evaluate,
+    "run": run,
+    "list": list_registered,
+}

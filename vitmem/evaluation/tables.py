@@ -1,0 +1,105 @@
+"""Result rows, and the table that a terminal shows."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from vitmem.evaluation.metrics import ACCURACIES, METRICS
+
+IDENTITY = ("experiment", "seed", "id", "edit", "option", "value")
+SHOWN = {
+    "memorized_accuracy": "memorized",
+    "ground_truth_accuracy": "ground truth",
+    "clean_train_accuracy": "clean train",
+    "validation_accuracy": "validation",
+}
+
+
+def columns() -> list[str]:
+    """Return the columns of ``results.csv``."""
+    names = list(IDENTITY)
+    for metric in METRICS:
+        names += [metric, *(f"{metric}_{part}" for part in ("low", "high", "n"))] if metric in ACCURACIES else [metric]
+    return [*names, "kept_fraction", "seconds"]
+
+
+def result_row(identity: dict, metrics: dict[str, dict], report: dict | None) -> dict:
+    """Return one row of ``results.csv``.
+
+    Args:
+        identity: values of ``IDENTITY``.
+        metrics: by name, the fields of a ``Metric``.
+        report: of the edit, or None for a reference model.
+    """
+    row = dict(identity)
+    for name, metric in metrics.items():
+        row[name] = metric["value"]
+        if name in ACCURACIES:
+            row |= {f"{name}_{part}": metric[part] for part in ("low", "high", "n")}
+    if report is not None:
+        layers = report.get("layers", [])
+        pairs = sum(layer.get("pairs", 0) for layer in layers)
+        if pairs:
+            row["kept_fraction"] = sum(layer["pairs_kept"] for layer in layers) / pairs
+        row["seconds"] = round(sum(report.get("seconds", {}).values()), 3)
+    return row
+
+
+def add_recovered(rows: list[dict]) -> None:
+    """Fill ``ground_truth_recovered`` where the same seed has a retrain row."""
+    retrain = {row["seed"]: row["ground_truth_accuracy"] for row in rows if row["id"] == "retrain"}
+    for row in rows:
+        reference = retrain.get(row["seed"])
+        if reference and row["ground_truth_accuracy"] is not None:
+            row["ground_truth_recovered"] = row["ground_truth_accuracy"] / reference
+
+
+def to_csv(rows: Iterable[dict]) -> str:
+    """Return rows as CSV; missing values and NaN are empty cells."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns(), restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: "" if v is None or (isinstance(v, float) and math.isnan(v)) else v for k, v in row.items()})
+    return out.getvalue()
+
+
+def terminal_table(rows: Sequence[dict]) -> str:
+    """Return the rows as text: one seed with 95 % Wilson intervals, several as mean +- sd over seeds."""
+    by_id: dict[str, list[dict]] = {}
+    for row in rows:
+        by_id.setdefault(row["id"], []).append(row)
+    seeds = sorted({row["seed"] for row in rows})
+    sizes = {m: "/".join(str(n) for n in sorted({r.get(f"{m}_n") for r in rows if r.get(f"{m}_n")})) for m in SHOWN}
+    header = ["", *(f"{title} (n={sizes[m]})" for m, title in SHOWN.items()), "recovered"]
+    body = [[name, *(_cell(group, m) for m in SHOWN), _recovered(group)] for name, group in by_id.items()]
+    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *body]]
+    lines.insert(1, "-" * len(lines[0]))
+    note = "value [95 % Wilson interval]" if len(seeds) == 1 else f"mean ± sd over {len(seeds)} seeds"
+    note += "; recovered = ground truth / ground truth of retrain"
+    return "\n".join(line.rstrip() for line in [*lines, note])
+
+
+def _cell(group: list[dict], metric: str) -> str:
+    values = [row[metric] for row in group if row.get(metric) is not None]
+    if not values:
+        return "-"
+    if len(group) == 1:
+        low, high = group[0].get(f"{metric}_low"), group[0].get(f"{metric}_high")
+        return f"{values[0]:.3f} [{low:.3f}, {high:.3f}]"
+    return mean_sd(values)
+
+
+def _recovered(group: list[dict]) -> str:
+    values = [row["ground_truth_recovered"] for row in group if row.get("ground_truth_recovered") is not None]
+    return "-" if not values else f"{values[0]:.3f}" if len(values) == 1 else mean_sd(values)
+
+
+def mean_sd(values: Sequence[float]) -> str:
+    """Return mean +- sample standard deviation; one value has no sd."""
+    if len(values) == 1:
+        return f"{values[0]:.3f} (1 seed)"
+    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"

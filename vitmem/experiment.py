@@ -1,0 +1,220 @@
+"""The grid of an experiment file: seeds x (base, references, edits), resumable, into one results table."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitmem.config import RunConfig, read_edit
+from vitmem.editing import Edit
+from vitmem.evaluation.predict import TRAIN, ExampleTable
+from vitmem.evaluation.tables import add_recovered, result_row, to_csv
+from vitmem.runs import write_atomically
+from vitmem.stages import BASE, TrainedRun, check_model, make_data, read_edit_json, train
+
+REFERENCES = ("clean", "retrain")
+
+
+@dataclass(frozen=True)
+class PlannedEdit:
+    """One edit of the grid.
+
+    Args:
+        edit_id: name of its result, such as ``kfac-rho0.95``.
+        name: registered name.
+        edit: the options.
+    """
+
+    edit_id: str
+    name: str
+    edit: Edit
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment file says.
+
+    Args:
+        name: folder name of the results.
+        run: configuration of the base model; its seed is replaced by each of ``seeds``.
+        seeds: one model is trained for each.
+        references: which reference models to train beside it: clean, retrain.
+        edits: what to do with each base model.
+    """
+
+    name: str
+    run: RunConfig
+    seeds: tuple[int, ...] = (0,)
+    references: tuple[str, ...] = REFERENCES
+    edits: tuple[PlannedEdit, ...] = ()
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
+            raise ValueError(f"name is {self.name!r}; use letters, digits, '.', '_', '+' and '-'")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds are {list(self.seeds)}; give at least one, each once")
+        for reference in self.references:
+            if reference not in REFERENCES:
+                raise ValueError(f"unknown reference {reference!r}; references are: {', '.join(REFERENCES)}")
+        ids = [planned.edit_id for planned in self.edits]
+        if twice := sorted({i for i in ids if ids.count(i) > 1} | ({BASE, *REFERENCES} & set(ids))):
+            raise ValueError(f"two rows of the experiment would be called {twice[0]!r}; give one of them an `id`")
+
+
+def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
+    """Return the edits that the ``edits`` list of an experiment file stands for.
+
+    An item names an edit and gives options; an option with a list of values is swept, and several are crossed. ``id``
+    replaces the edit's name in the ids of the results.
+
+    Raises:
+        ValueError: a name or option is unknown, or a value out of range; the item is named.
+    """
+    planned = []
+    for number, item in enumerate(items):
+        options = dict(item)
+        name, prefix = options.pop("name", None), options.pop("id", None)
+        swept = {key: value for key, value in options.items() if isinstance(value, list)}
+        for values in itertools.product(*swept.values()):
+            chosen = dict(zip(swept, values, strict=True))
+            try:
+                edit = read_edit(name, options | chosen)
+            except ValueError as error:
+                raise ValueError(f"edits[{number}]: {error}") from error
+            planned.append(PlannedEdit(edit_id(prefix or name, edit, tuple(swept)), name, edit))
+    return tuple(planned)
+
+
+def edit_id(prefix: str, edit: Edit, shown: Sequence[str] = ()) -> str:
+    """Return the name of a result: a prefix with the shown options, or with the edit's main option."""
+    options = shown or ((edit.main_option,) if edit.main_option else ())
+    parts = [prefix, *(f"{option}{_text(getattr(edit, option))}" for option in options)]
+    return re.sub(r"[^\w.+-]", "_", "-".join(parts))
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def run(experiment: Experiment, out: Path, *, force: bool = False) -> list[dict]:
+    """Run all stages of an experiment and return its result rows; what is finished is not done again.
+
+    Args:
+        experiment: what to do.
+        out: folder of all experiments.
+        force: do everything again.
+    """
+    folder = out / experiment.name
+    data = make_data(experiment.run)
+    blank = check_model(experiment.run, data)
+    for planned in experiment.edits:  # before any work
+        planned.edit.check(blank)
+    rows: list[dict] = []
+    for seed in experiment.seeds:
+        base = train(_with(experiment.run, seed, "noisy"), folder / f"seed{seed}", force=force)
+        references = {
+            kind: train(_with(experiment.run, seed, kind), folder / f"seed{seed}-{kind}", force=force)
+            for kind in experiment.references
+        }
+        rows += seed_rows(experiment, seed, base, references, force)
+        add_recovered(rows)
+        write_atomically(folder / "results.csv", to_csv(rows))
+    return rows
+
+
+def _with(config: RunConfig, seed: int, train_on: str) -> RunConfig:
+    return dataclasses.replace(config, seed=seed, train_on=train_on)
+
+
+def seed_rows(
+    experiment: Experiment, seed: int, base: TrainedRun, references: Mapping[str, TrainedRun], force: bool
+) -> list[dict]:
+    """Return the rows of one seed: base, references, then every edit, made and evaluated as needed."""
+    identity = {"experiment": experiment.name, "seed": seed, "edit": "", "option": "", "value": ""}
+    rows = [result_row({**identity, "id": BASE}, base.evaluate(force=force)["metrics"], None)]
+    for kind, reference in references.items():
+        rows.append(result_row({**identity, "id": kind}, reference.evaluate(force=force)["metrics"], None))
+    print(f"{base.path}: {len(experiment.edits)} edits", flush=True)
+    for planned in experiment.edits:
+        content = base.edit(planned.edit, planned.name, planned.edit_id, force=force, replace=True)
+        measured = base.evaluate(planned.edit_id, force=force)
+        rows.append(edit_row(experiment.name, seed, content, measured))
+    return rows
+
+
+def edit_row(experiment: str, seed: int, content: Mapping, measured: Mapping) -> dict:
+    """Return the result row of an edit from its ``edit.json`` and ``metrics.json``."""
+    option = content["main_option"]
+    identity = {
+        "experiment": experiment,
+        "seed": seed,
+        "id": content["id"],
+        "edit": content["name"],
+        "option": option or "",
+        "value": content["options"][option] if option else "",
+    }
+    return result_row(identity, measured["metrics"], content["report"])
+
+
+def evaluate_folder(run: TrainedRun, ids: Sequence[str] | None = None, *, force: bool = False) -> list[dict]:
+    """Return the rows of a run folder: base, the reference models beside it, and its edits.
+
+    Args:
+        run: the base model's run.
+        ids: which edits; all that are there by default.
+        force: evaluate again.
+
+    Raises:
+        ValueError: the folder has no edit of that id.
+    """
+    name, seed = run.path.resolve().parent.name, run.config.seed
+    identity = {"experiment": name, "seed": seed, "edit": "", "option": "", "value": ""}
+    chosen = run.edited() if ids is None else [i for i in ids if i != BASE]
+    contents = [read_edit_json(run.path / "edits" / i) for i in chosen]
+    rows = [result_row({**identity, "id": BASE}, run.evaluate(force=force)["metrics"], None)]
+    for kind in REFERENCES:
+        beside = run.path.with_name(f"{run.path.name}-{kind}")
+        if (beside / "model.safetensors").exists():
+            measured = TrainedRun.open(beside).evaluate(force=force)["metrics"]
+            rows.append(result_row({**identity, "id": kind}, measured, None))
+    rows += [edit_row(name, seed, c, run.evaluate(c["id"], force=force)) for c in contents]
+    add_recovered(rows)
+    return rows
+
+
+def best_edit(rows: Sequence[dict], seed: int) -> dict | None:
+    """Return the edit row with the highest ground-truth accuracy among those that halve memorised accuracy."""
+    base = next(row for row in rows if row["id"] == BASE and row["seed"] == seed)
+    halved = (base["memorized_accuracy"] or 0) / 2
+    edits = [row for row in rows if row["seed"] == seed and row["edit"]]
+    edits = [row for row in edits if row["memorized_accuracy"] is not None and row["memorized_accuracy"] <= halved]
+    return max(edits, key=lambda row: row["ground_truth_accuracy"], default=None)
+
+
+def draw_figures(experiment: Experiment, out: Path, rows: Sequence[dict]) -> list[Path]:
+    """Draw the figures of a finished experiment and return the paths of the images."""
+    import figures
+
+    folder, seed = out / experiment.name, experiment.seeds[0]
+    best, sheet = best_edit(rows, seed), None
+    if best is not None:
+        data = make_data(experiment.run)
+        before = ExampleTable.load(folder / f"seed{seed}" / "evals" / BASE / "examples.npz")
+        after = ExampleTable.load(folder / f"seed{seed}" / "evals" / best["id"] / "examples.npz")
+        noisy = (before.split == TRAIN) & before.is_noisy
+        image = data.data.train_image[before.index[noisy]]
+        image = image.permute(0, 2, 3, 1).squeeze(-1).numpy()
+        sheet = {
+            "image": image / 255.0 if image.dtype == np.uint8 else image,
+            "given": before.given[noisy],
+            "true": before.true[noisy],
+            "before": before.prediction[noisy],
+            "after": after.prediction[noisy],
+            "class_names": data.data.class_names,
+            "title_after": best["id"],
+        }
+    return figures.draw_all(folder, sheet)

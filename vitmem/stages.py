@@ -1,0 +1,290 @@
+"""The three stages of a run folder: train, edit, eval. Each is skipped when its inputs have not changed."""
+
+import dataclasses
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from datamodules.batch import keyed_generator
+from datamodules.module import MemorisationData
+from datamodules.noise import NoiseManifest
+from vitmem import models
+from vitmem.config import RunConfig
+from vitmem.curvature.cache import CurvatureCache
+from vitmem.editing import Edit, EditData
+from vitmem.evaluation import metrics
+from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
+from vitmem.runs import RunFolder, digest, file_digest, now, provenance, to_json, write_atomically
+from vitmem.training import fit
+
+BASE = "base"
+_SETTINGS = ("config.yaml", "noise.csv", "noise.json")
+_WEIGHTS = ("model.safetensors", "model.json")
+
+
+def make_data(config: RunConfig) -> MemorisationData:
+    """Return the data module of a configuration."""
+    return MemorisationData(
+        config.data, config.noise, batch_size=config.train.batch_size, train_on=config.train_on, seed=config.seed
+    )
+
+
+def check_model(config: RunConfig, data: MemorisationData) -> nn.Module:
+    """Return the model without storage, so that wrong sizes and patterns are found before any work."""
+    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
+    return models.create(arguments, device="meta")
+
+
+def save_model(folder: Path, state: dict[str, Tensor], description: dict) -> None:
+    """Write ``model.safetensors`` (plain timm names) and ``model.json`` (how timm builds the model)."""
+    write_atomically(folder / "model.safetensors", save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
+    write_atomically(folder / "model.json", to_json(description))
+
+
+def load_model(folder: Path) -> nn.Module:
+    """Return the model that a folder holds.
+
+    Raises:
+        ValueError: a file is missing, damaged, or does not fit the other.
+    """
+    try:
+        arguments = json.loads((folder / "model.json").read_text())["timm"]
+        state = load_file(folder / "model.safetensors")
+        model = models.create(arguments)
+        model.load_state_dict(state)
+    except (OSError, KeyError, RuntimeError, json.JSONDecodeError, SafetensorError) as error:
+        message = " ".join(str(error).split())
+        raise ValueError(f"{folder / 'model.safetensors'} cannot be loaded: {message[:300]}") from error
+    return model.eval()
+
+
+def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun":
+    """Train a model into a run folder; go on where an interrupted run stopped; do nothing if it is finished.
+
+    Args:
+        config: everything that determines the model.
+        path: the run folder.
+        force: replace a run that is there.
+
+    Raises:
+        ValueError: the folder holds something else, or a run with other settings.
+    """
+    folder = RunFolder(path)
+    data = make_data(config)
+    check_model(config, data)
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not folder.is_run:
+            raise ValueError(f"{path} exists and is not a run folder; choose another --out or --name")
+        if force:
+            shutil.rmtree(path)
+        else:
+            folder.check()
+            if (path / "config.yaml").read_text() != text:
+                difference = _difference(yaml.safe_load((path / "config.yaml").read_text()), config.to_dict())
+                raise ValueError(f"{path} holds a run with other settings ({difference}); choose another --name, "
+                                 "or --force to replace it")
+            if folder.is_trained:
+                print(f"{path}: already trained")
+                return TrainedRun(path, data)
+    begin(folder, text, data)
+    header = data.manifest.header()
+    print(f"{path}: training on {len(data.fit_examples())} examples ({config.train_on}); {header['num_noisy']} of "
+          f"{header['num_examples']} labels are wrong, realised rate {header['realised_rate']:.4f} "
+          f"({header['kind']}, nominal {header['rate']:g})", flush=True)  # fmt: skip
+    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
+    model = models.create(arguments, seed=config.seed)
+    start = time.perf_counter()
+    fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
+    mean, std = data.data.mean_std
+    description = {"timm": arguments, "mean": mean, "std": std, "classes": data.data.class_names}
+    save_model(path, model.state_dict(), description)
+    folder.seal([*_WEIGHTS, "metrics.csv"], finished=now(), train_seconds=round(time.perf_counter() - start, 3))
+    return TrainedRun(path, data)
+
+
+def begin(folder: RunFolder, config_text: str, data: MemorisationData) -> None:
+    """Write a run's settings and seal them."""
+    if folder.is_run:
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.path / "config.yaml", config_text)
+    write_atomically(folder.path / "noise.csv", data.manifest.csv_text())
+    write_atomically(folder.path / "noise.json", to_json(data.manifest.header()))
+    folder.seal(_SETTINGS, data_fingerprint=data.manifest.data_fingerprint)
+
+
+def _difference(old: dict, new: dict, prefix: str = "") -> str:
+    changes = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += [_difference(before, after, f"{prefix}{key}.")] if before != after else []
+        elif before != after:
+            changes.append(f"{prefix}{key}: {before} there, {after} asked for")
+    return ", ".join(changes)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run folder, checked when it is opened.
+
+    Args:
+        path: the folder.
+        known_data: its data module, if it is at hand.
+    """
+
+    path: Path
+    known_data: MemorisationData | None = None
+
+    @classmethod
+    def open(cls, path: Path | str) -> "TrainedRun":
+        """Open a run folder.
+
+        Raises:
+            ValueError: it is not a finished run folder, or something in it was changed.
+        """
+        folder = RunFolder(path)
+        folder.check()
+        if not folder.is_trained:
+            raise ValueError(f"{path} is not finished training; run the command that started it again")
+        return cls(Path(path))
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return RunConfig.from_dict(yaml.safe_load((self.path / "config.yaml").read_text()))
+
+    @cached_property
+    def data(self) -> MemorisationData:
+        """The data module, refused unless it has the labels of the manifest."""
+        data = self.known_data or make_data(self.config)
+        saved = NoiseManifest.load(self.path / "noise.csv", self.path / "noise.json")
+        if saved.header() != data.manifest.header():
+            difference = _difference(saved.header(), data.manifest.header())
+            raise ValueError(f"the data at hand are not those that {self.path} was trained on ({difference})")
+        return data
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The unedited model, in eval mode."""
+        return load_model(self.path)
+
+    @cached_property
+    def cache(self) -> CurvatureCache:
+        """Curvature of this run's model."""
+        return CurvatureCache(self.path / "factors")
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of ``model.safetensors``."""
+        return RunFolder(self.path).read_provenance()["sha256"]["model.safetensors"]
+
+    def edited(self) -> list[str]:
+        """Return the ids of the edits that the folder holds."""
+        return sorted(p.parent.name for p in self.path.glob("edits/*/edit.json"))
+
+    def edit(self, edit: Edit, name: str, edit_id: str, *, force: bool = False, replace: bool = False) -> dict:
+        """Apply an edit and store the weights; do nothing if the same edit is there.
+
+        Args:
+            edit: the options.
+            name: registered name.
+            edit_id: name of the result in the folder.
+            force: do it again even so.
+            replace: do it again if the folder holds another edit of that id, instead of refusing.
+
+        Returns:
+            What ``edit.json`` holds.
+        """
+        folder = self.path / "edits" / edit_id
+        options = dataclasses.asdict(edit)
+        inputs = digest({"weights": self.weights_sha256, "name": name, "options": options, "noise": self.noise_sha256})
+        if (folder / "edit.json").exists() and not force:
+            known = read_edit_json(folder)
+            if known["inputs"] == inputs:
+                return known
+            if not replace:
+                difference = _difference({"edit": known["name"], **known["options"]}, {"edit": name, **options})
+                raise ValueError(f"{folder} holds an edit with other options ({difference}); "
+                                 "give another --id, or --force to replace it")
+        edit.check(self.model)
+        data = EditData(self.data, edit.sees, self.cache)
+        result = edit.apply(self.model, data, keyed_generator(self.config.seed, 5))
+        folder.mkdir(parents=True, exist_ok=True)
+        description = json.loads((self.path / "model.json").read_text())
+        save_model(folder, result.state_dict, description)
+        content = {
+            "id": edit_id,
+            "name": name,
+            "main_option": edit.main_option,
+            "options": options,
+            "sees": sorted(edit.sees),
+            "inputs": inputs,
+            "report": result.report,
+            "weights_sha256": file_digest(folder / "model.safetensors"),
+            "provenance": provenance(),
+        }
+        write_atomically(folder / "edit.json", to_json(content))
+        return content
+
+    @cached_property
+    def noise_sha256(self) -> str:
+        """SHA-256 of the manifest's table."""
+        return self.data.manifest.header()["sha256"]
+
+    def evaluate(self, edit_id: str = BASE, *, force: bool = False) -> dict:
+        """Evaluate the base model or an edit; do nothing if that was done.
+
+        Args:
+            edit_id: which weights; ``base`` for the unedited model.
+            force: do it again even so.
+
+        Returns:
+            What ``metrics.json`` holds.
+        """
+        weights = self.path if edit_id == BASE else self.path / "edits" / edit_id
+        sha256 = self.weights_sha256 if edit_id == BASE else read_edit_json(weights)["weights_sha256"]
+        folder = self.path / "evals" / edit_id
+        inputs = digest({"weights": sha256, "noise": self.noise_sha256, "data": self.data.data.fingerprint})
+        if (folder / "metrics.json").exists() and not force:
+            known = json.loads((folder / "metrics.json").read_text())
+            if known["inputs"] == inputs:
+                return known
+        model = self.model if edit_id == BASE else load_model(weights)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        loaders = dict(zip((TRAIN, VALIDATION), self.data.val_dataloader(), strict=True))
+        table = predict(model.to(device), loaders, device)
+        found = {name: dataclasses.asdict(metric) for name, metric in metrics.compute(table).items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        table.save(folder / "examples.npz")
+        content = {"id": edit_id, "inputs": inputs, "metrics": found, "provenance": provenance()}
+        write_atomically(folder / "metrics.json", to_json(content))
+        return content
+
+
+def read_edit_json(folder: Path) -> dict:
+    """Return what an edit's folder says, and refuse weights that were changed.
+
+    Raises:
+        ValueError: there is no such edit, or its weights were changed.
+    """
+    try:
+        content = json.loads((folder / "edit.json").read_text())
+        expected = content["weights_sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        present = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/edit.json"))) or "none"
+        raise ValueError(f"{folder} holds no edit; edits of this run: {present}") from error
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or file_digest(weights) != expected:
+        raise ValueError(f"{weights} was changed or damaged after it was written; make the edit again with --force")
+    return content

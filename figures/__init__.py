@@ -1,1 +1,33 @@
-"""Figures of a finished experiment, drawn from its tables."""
+"""Figures of a finished experiment, drawn from its result tables and never from a model.
+
+One module holds one kind of figure; its ``draw`` writes NAME.pdf, NAME.png and NAME.csv (the numbers plotted) for each
+figure and returns the paths of the PNGs. The same input gives the same bytes.
+"""
+
+from pathlib import Path
+
+from figures import sheet as image_sheet
+from figures import spectra, sweep, training
+
+__all__ = ["draw_all"]
+
+
+def draw_all(experiment_folder: Path, sheet: dict | None = None) -> list[Path]:
+    """Draw what the tables of an experiment allow, into its ``figures`` folder.
+
+    Args:
+        experiment_folder: holds ``results.csv`` and ``seed<k>`` folders; a figure whose inputs are absent is skipped.
+        sheet: arguments of ``figures.sheet.draw`` besides ``out``; None draws no sheet.
+
+    Returns:
+        The PNGs written.
+    """
+    experiment_folder = Path(experiment_folder)
+    out, results = experiment_folder / "figures", experiment_folder / "results.csv"
+    paths = training.draw(experiment_folder, out)
+    if results.exists():
+        paths += sweep.draw(results, out)
+    paths += spectra.draw(experiment_folder, out)
+    if sheet is not None:
+        paths += image_sheet.draw(out, **sheet)
+    return paths

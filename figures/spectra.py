@@ -1,0 +1,102 @@
+"""Decay of the eigenvalues of the curvature factors A and G, layer by layer."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.lines import Line2D
+
+from figures import style
+from figures.tables import seed_folders
+
+HEADER = ["layer", "block", "type", "factor", "rank", "eigenvalue", "relative"]
+FACTORS = {"A": "A (inputs)", "G": "G (output gradients)"}
+LINES = {"qkv": "-", "proj": "--", "fc1": "-.", "fc2": ":", "other": (0, (4, 1, 1, 1, 1, 1))}
+RANKS = 60  # points of a curve, evenly spaced in log rank
+FLOOR = 1e-10  # of the largest eigenvalue; what lies below is rounding
+
+
+@style.look()
+def draw(experiment_folder: Path, out: Path) -> list[Path]:
+    """Draw one figure for each file of spectra of the smallest seed that has any.
+
+    Args:
+        experiment_folder: holds ``seed<k>/factors/*.spectra.npz`` with arrays ``<layer>/A`` and ``<layer>/G``, the
+            eigenvalues in descending order.
+        out: folder of the figure ``spectra``, or ``spectra_<digest>`` where there are several files.
+
+    Returns:
+        The PNGs.
+    """
+    for folder in seed_folders(experiment_folder).values():
+        files = sorted((folder / "factors").glob("*.spectra.npz"))
+        if files:
+            return [_draw_file(p, out, "spectra" if len(files) == 1 else f"spectra_{p.name[:8]}") for p in files]
+    return []
+
+
+def place(layer: str) -> tuple[int | None, str]:
+    """Return a layer's block (None outside the blocks) and its type, a key of ``LINES``."""
+    block = re.search(r"\bblocks\.(\d+)\.", layer)
+    kind = layer.rpartition(".")[2]
+    return (int(block[1]), kind if kind in LINES else "other") if block else (None, "other")
+
+
+def decay(eigenvalues: np.ndarray) -> list[tuple[int, float, float]]:
+    """Return rank from 1, eigenvalue and its ratio to the largest, for about ``RANKS`` ranks.
+
+    Args:
+        eigenvalues: (I,) or (O,), descending.
+    """
+    ranks = np.unique(np.geomspace(1, len(eigenvalues), RANKS).round().astype(int))
+    values = eigenvalues.astype(float)[ranks - 1]
+    relative = values / values[0] if values[0] > 0 else np.full(len(values), np.nan)
+    return [(int(r), float(v), float(q)) for r, v, q in zip(ranks, values, relative, strict=True)]
+
+
+def _draw_file(path: Path, out: Path, name: str) -> Path:
+    with np.load(path, allow_pickle=False) as arrays:
+        curves = {tuple(key.rsplit("/", 1)): decay(arrays[key]) for key in arrays.files}
+    colors = _block_colors([place(layer)[0] for layer, _ in curves])
+    figure = style.new_figure(style.WIDE, 2.9)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (factor, title) in zip(panels, FACTORS.items(), strict=True):
+        for (layer, of), points in curves.items():
+            if of == factor:
+                _draw_curve(axes, colors, layer, points)
+        axes.set(xscale="log", yscale="log", xlabel=f"rank of the eigenvalue of {title}")
+    panels[0].set_ylabel("eigenvalue / largest eigenvalue")
+    smallest = min((q for points in curves.values() for _, _, q in points if q > FLOOR), default=FLOOR)
+    panels[0].set_ylim(smallest / 2, 2)
+    _explain(figure, panels, colors, {place(layer)[1] for layer, _ in curves})
+    rows = [(layer, *place(layer), factor, *point) for (layer, factor), points in curves.items() for point in points]
+    return style.save(figure, out, name, HEADER, rows)
+
+
+def _block_colors(blocks: list[int | None]) -> dict[int | None, object]:
+    depth = 1 + max((b for b in blocks if b is not None), default=-1)
+    shades = colormaps["viridis"](np.linspace(0, 0.92, depth))  # its last yellows are too pale on white
+    return {None: style.GREY, **dict(enumerate(shades))}
+
+
+def _draw_curve(axes, colors: dict, layer: str, points: list[tuple]) -> None:
+    rank, _, relative = zip(*points, strict=True)
+    block, kind = place(layer)
+    shown = np.where(np.array(relative) > 0, relative, np.nan)  # zero has no place on a log axis
+    axes.plot(rank, shown, color=colors[block], linestyle=LINES[kind], linewidth=0.9)
+
+
+def _explain(figure, panels, colors: dict, kinds: set[str]) -> None:
+    handles = [Line2D([], [], color="black", linestyle=LINES[kind], linewidth=0.9) for kind in LINES if kind in kinds]
+    labels = [kind for kind in LINES if kind in kinds]
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=3)
+    depth = len(colors) - 1
+    if depth:
+        scale = ScalarMappable(
+            BoundaryNorm(np.arange(depth + 1) - 0.5, depth), ListedColormap(list(colors.values())[1:])
+        )
+        bar = figure.colorbar(scale, ax=panels, label="block", ticks=range(0, depth, -(-depth // 12)), pad=0.01)
+        bar.ax.tick_params(length=0)

@@ -1,0 +1,41 @@
+"""Fixtures: the command line in this process, and one small finished run."""
+
+import shutil
+
+import pytest
+import torch
+from cases import QUICK
+
+from vitmem.cli import main
+
+torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run a command; return exit code, standard output and standard error."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A trained run with a K-FAC edit, evaluated; do not change it."""
+    out = tmp_path_factory.mktemp("finished")
+    assert main(["train", f"--out={out}", "--name=tiny", *QUICK]) == 0
+    path = out / "tiny" / "seed0"
+    assert main(["edit", "kfac", str(path), "--rho", "0.9"]) == 0
+    assert main(["eval", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def run_folder(finished, tmp_path):
+    """A copy of the finished run that a test may damage."""
+    return shutil.copytree(finished, tmp_path / "tiny" / "seed0")

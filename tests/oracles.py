@@ -27,7 +27,7 @@ def dense_factors(
         seen = {}
         handles = [
             model.get_submodule(name).register_forward_hook(
-                lambda module, inputs, output, name=name: seen.update({name: (inputs[0].detach(), output)})
+                lambda module, inputs, output, name=name, seen=seen: seen.update({name: (inputs[0].detach(), output)})
             )
             for name in layers
         ]

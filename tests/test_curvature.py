@@ -172,7 +172,9 @@ def test_sums_add_and_survive_a_file(tmp_path):
     layers = select_linear(model, LAYERS)
     whole = collect_factors(model, loader(11, 4), layers, labels="given", dtype=torch.float64)
     batches = list(loader(11, 4))
-    parts = [collect_factors(model, part, layers, labels="given", dtype=torch.float64) for part in (batches[:1], batches[1:])]
+    parts = [
+        collect_factors(model, part, layers, labels="given", dtype=torch.float64) for part in (batches[:1], batches[1:])
+    ]
     save_factors(tmp_path / "part.safetensors", parts[0], {"note": "first"})
     first, metadata = load_factors(tmp_path / "part.safetensors")
     assert metadata["note"] == "first"

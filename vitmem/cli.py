@@ -80,6 +80,7 @@ def _flags(arguments: Sequence[str]) -> list[str]:
 def train(arguments: Sequence[str]) -> None:
     """Train one model."""
     from vitmem import config, stages
+    from vitmem.runs import check_name
 
     parser = config.parser_for(
         arguments, "vitmem train", "Train a vision transformer on data with injected wrong labels, into OUT/NAME/seedK."
@@ -88,7 +89,8 @@ def train(arguments: Sequence[str]) -> None:
     values = parser.read(_flags(arguments))
     settings = config.run_config(values)
     suffix = "" if settings.train_on == "noisy" else f"-{settings.train_on}"
-    done = stages.train(settings, Path(values.out) / values.name / f"seed{settings.seed}{suffix}", force=values.force)
+    folder = Path(values.out) / check_name("--name", values.name) / f"seed{settings.seed}{suffix}"
+    done = stages.train(settings, folder, force=values.force)
     print(f"the model is in {done.path}; next: vitmem edit kfac {done.path}, vitmem eval {done.path}")
 
 
@@ -127,7 +129,9 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     parser = config.Parser(prog="vitmem eval", description="Measure a trained model and its edits.")
     parser.add_argument("run", type=str, help="run folder, such as runs/digits/seed0")
-    parser.add_argument("--edits", type=str | None, default=None, help="ids of the edits, comma-separated; default: all")
+    parser.add_argument(
+        "--edits", type=str | None, default=None, help="ids of the edits, comma-separated; default: all"
+    )
     parser.add_argument("--force", type=bool, default=False, help="measure again")
     values = parser.read(_flags(arguments))
     run = stages.TrainedRun.open(values.run)

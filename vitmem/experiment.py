@@ -13,7 +13,7 @@ from vitmem.config import RunConfig, read_edit
 from vitmem.editing import Edit
 from vitmem.evaluation.predict import TRAIN, ExampleTable
 from vitmem.evaluation.tables import add_recovered, result_row, to_csv
-from vitmem.runs import write_atomically
+from vitmem.runs import check_name, write_atomically
 from vitmem.stages import BASE, TrainedRun, check_model, make_data, read_edit_json, train
 
 REFERENCES = ("clean", "retrain")
@@ -53,8 +53,7 @@ class Experiment:
     edits: tuple[PlannedEdit, ...] = ()
 
     def __post_init__(self):
-        if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
-            raise ValueError(f"name is {self.name!r}; use letters, digits, '.', '_', '+' and '-'")
+        check_name("name", self.name)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; give at least one, each once")
         for reference in self.references:

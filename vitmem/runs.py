@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -23,6 +24,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(partial, path)
+
+
+def check_name(option: str, name: str) -> str:
+    """Return a name that is safe as that of a folder.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, '.', '_', '+', '-', or starts with a dot.
+    """
+    if not re.fullmatch(r"[\w+-][\w.+-]*", name):
+        raise ValueError(f"{option} is {name!r}; use letters, digits, '.', '_', '+' and '-', and no dot in front")
+    return name
 
 
 def to_json(value: object) -> str:

@@ -23,7 +23,7 @@ from vitmem.curvature.cache import CurvatureCache
 from vitmem.editing import Edit, EditData
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
-from vitmem.runs import RunFolder, digest, file_digest, now, provenance, to_json, write_atomically
+from vitmem.runs import RunFolder, check_name, digest, file_digest, now, provenance, to_json, write_atomically
 from vitmem.training import fit
 
 BASE = "base"
@@ -91,8 +91,10 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
             folder.check()
             if (path / "config.yaml").read_text() != text:
                 difference = _difference(yaml.safe_load((path / "config.yaml").read_text()), config.to_dict())
-                raise ValueError(f"{path} holds a run with other settings ({difference}); choose another --name, "
-                                 "or --force to replace it")
+                raise ValueError(
+                    f"{path} holds a run with other settings ({difference}); choose another --name, "
+                    "or --force to replace it"
+                )
             if folder.is_trained:
                 print(f"{path}: already trained")
                 return TrainedRun(path, data)
@@ -206,7 +208,7 @@ class TrainedRun:
         Returns:
             What ``edit.json`` holds.
         """
-        folder = self.path / "edits" / edit_id
+        folder = self.path / "edits" / check_name("--id", edit_id)
         options = dataclasses.asdict(edit)
         inputs = digest({"weights": self.weights_sha256, "name": name, "options": options, "noise": self.noise_sha256})
         if (folder / "edit.json").exists() and not force:
@@ -215,8 +217,10 @@ class TrainedRun:
                 return known
             if not replace:
                 difference = _difference({"edit": known["name"], **known["options"]}, {"edit": name, **options})
-                raise ValueError(f"{folder} holds an edit with other options ({difference}); "
-                                 "give another --id, or --force to replace it")
+                raise ValueError(
+                    f"{folder} holds an edit with other options ({difference}); "
+                    "give another --id, or --force to replace it"
+                )
         edit.check(self.model)
         data = EditData(self.data, edit.sees, self.cache)
         result = edit.apply(self.model, data, keyed_generator(self.config.seed, 5))

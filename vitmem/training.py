@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -306,7 +307,14 @@ def progress_line(row: dict, epochs: int) -> str:
 
 
 def fit(
-    model: nn.Module, data: MemorisationData, train: TrainConfig, trainer: TrainerConfig, *, seed: int, folder: Path
+    model: nn.Module,
+    data: MemorisationData,
+    train: TrainConfig,
+    trainer: TrainerConfig,
+    *,
+    seed: int,
+    folder: Path,
+    callbacks: Sequence[L.Callback] = (),
 ) -> None:
     """Train a model in place, going on from the folder's last checkpoint if there is one.
 
@@ -317,6 +325,7 @@ def fit(
         trainer: Lightning's flags.
         seed: key of order and dropout.
         folder: where metrics.csv and checkpoints/ go.
+        callbacks: further Lightning callbacks.
 
     Raises:
         Interrupted: Ctrl-C; the state was saved.
@@ -334,7 +343,7 @@ def fit(
             precision=trainer.precision,
             gradient_clip_val=train.clip or None,
             check_val_every_n_epoch=train.eval_every,
-            callbacks=[*bar, Keeper(folder, train.checkpoint_minutes, None if bar else 10.0)],
+            callbacks=[*bar, *callbacks, Keeper(folder, train.checkpoint_minutes, None if bar else 10.0)],
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             logger=False,

@@ -4,10 +4,11 @@ Legend: B examples, S tokens, T tokens that are kept, R rows (B times T), F feat
 
 Normalisation. The loss is summed over examples, never averaged. A = sum_n sum_t a a^T / (number of positions), and
 G = sum_n sum_t g g^T / (number of examples), so that G (x) A is the Fisher block of the mean loss under the expand
-approximation (``all``). For ``mean`` (reduce) a is averaged over tokens and g is summed, giving one position an example.
+approximation (``all``). For ``mean`` (reduce) a is averaged over tokens and g is summed: one position each.
 Source: Martens & Grosse 2015; Eschenhagen et al. 2023, sections 3.1 and 3.2.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Literal
 
@@ -48,7 +49,7 @@ def add_second_moment(sum_FF: Tensor, x_RF: Tensor) -> None:
     features = len(sum_FF)
     blocks = _BLOCKS if features >= _SMALL else 1
     edges = [round(i * features / blocks) for i in range(blocks + 1)]
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in itertools.pairwise(edges):
         sum_FF[first:last, :last].addmm_(x_RF[:, first:last].T, x_RF[:, :last])
 
 

@@ -112,9 +112,7 @@ class EditData:
         self._allow("given" if config.labels == "given" else "unlabeled")
         manifest = self._data.manifest
         fingerprint = digest([manifest.data_fingerprint, manifest.header()["sha256"]])
-        return self._cache.get(
-            model, config, lambda c: read(c.examples, c.batch_size, c.seed), fingerprint
-        )
+        return self._cache.get(model, config, lambda c: read(c.examples, c.batch_size, c.seed), fingerprint)
 
     def _sample(self, examples: int, batch_size: int, seed: int) -> InMemoryLoader:
         everything = self._data.train_examples

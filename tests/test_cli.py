@@ -1,0 +1,201 @@
+import pytest
+from cases import QUICK
+
+FILE = """
+name: small
+model: {width: 16, depth: 2, heads: 2, patch: 4}
+train: {epochs: 1, batch_size: 400, warmup_epochs: 0}
+edits:
+  - {name: kfac, rho: [0.5, 0.9]}
+  - {name: svd, keep: 0.5}
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def bad_train():
+    """Arguments of `train`, and what the message must say."""
+    return [
+        (["--data.name=cifar12"], ["data set 'cifar12'", "digits"]),
+        (["--model.name=vit_huge_banana"], ["unknown model 'vit_huge_banana'", "vit_base_patch16_224"]),
+        (["--noise.kind=rosy"], ["noise kind 'rosy'", "pair_flip, symmetric"]),
+        (["--noise.colour=1"], ["noise.colour"]),
+        (["--trian.epochs=1"], ["trian.epochs"]),
+        (["--noise.rate=1.5"], ["noise.rate is 1.5", "[0, 1]"]),
+        (["--noise.rate=-0.1"], ["noise.rate is -0.1"]),
+        (["--noise.rate=ten"], ["noise.rate", "ten"]),
+        (["--train.epochs=0"], ["train.epochs is 0"]),
+        (["--train.epochs=1.5"], ["train.epochs", "1.5"]),
+        (["--seed=-1"], ["seed is -1"]),
+        (["--model.patch=3"], ["patch 3 does not divide", "8 x 8"]),
+        (["--model.heads=3"], ["width 16 is not a multiple of model.heads 3"]),
+        (["--config=nowhere.yaml"], ["nowhere.yaml"]),
+        (["--data.root=/x"], ["data.root"]),
+    ]
+
+
+@pytest.mark.parametrize(("arguments", "words"), bad_train(), ids=lambda value: value[0] if value else "")
+def test_bad_input_to_train(cli, tmp_path, arguments, words):
+    out = tmp_path / "runs"
+    code, printed, errors = cli("train", f"--out={out}", *QUICK, *arguments)
+    assert (code, printed) == (2, "")
+    assert errors.count("\n") == 1
+    assert errors.startswith("vitmem: ")
+    assert all(word in errors for word in words), errors
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["kfax", "RUN"], ["unknown edit 'kfax'", "kfac", "svd"]),
+        (["kfac", "RUN", "--rho=0"], ["rho is 0", "(0, 1]"]),
+        (["kfac", "RUN", "--rho=1.01"], ["rho is 1.01"]),
+        (["kfac", "RUN", "--roh=0.5"], ["roh"]),
+        (["svd", "RUN", "--keep=0"], ["keep is 0"]),
+        (["kfac", "RUN", "--layers=blocks.7.*"], ["'blocks.7.*' matches no linear layer", "blocks.{0..1}.mlp.fc1"]),
+        (["kfac", "RUN", "--tokens=some"], ["tokens", "some"]),
+        (["kfac", "nowhere"], ["there is no folder nowhere"]),
+        (["kfac", "."], ["not a run folder"]),
+        (["kfac"], ["run"]),
+        (["kfac", "RUN", "--id=../../up"], ["--id", "../../up"]),
+    ],
+    ids=lambda value: "-".join(value)[-20:],
+)
+def test_bad_input_to_edit(cli, run_folder, arguments, words):
+    before = sorted(str(path) for path in run_folder.rglob("*"))
+    code, printed, errors = cli("edit", *[str(run_folder) if a == "RUN" else a for a in arguments])
+    assert (code, printed) == (2, "")
+    assert errors.count("\n") == 1
+    assert all(word in errors for word in words), errors
+    assert sorted(str(path) for path in run_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("edits:", "edits: {"), ["not valid YAML"]),
+        ((FILE, "- 1\n- 2\n"), ["holds a list"]),
+        (("name: kfac", "name: kfax"), ["edits[0]", "unknown edit 'kfax'"]),
+        (("rho: [0.5, 0.9]", "rho: [0.5, 1.9]"), ["edits[0]", "rho is 1.9"]),
+        (("keep: 0.5", "keeep: 0.5"), ["edits[1]", "keeep"]),
+        (("keep: 0.5", "layers: x"), ["'x' matches no linear layer"]),
+        (("{name: svd, keep: 0.5}", "{name: kfac, rho: 0.5}"), ["'kfac-rho0.5'", "`id`"]),
+        (("epochs: 1", "epoch: 1"), ["train.epoch"]),
+        (("name: small", "name: a/b"), ["name is 'a/b'"]),
+        (("name: small", "references: [cleen]"), ["unknown reference 'cleen'"]),
+        (("name: small", "noise: {kind: symmetric, rate: 7}"), ["noise.rate is 7"]),
+        (("name: small", "seeds: [0, 0]"), ["seeds are [0, 0]"]),
+    ],
+    ids=lambda value: str(value[1])[:20],
+)
+def test_bad_experiment_files(cli, experiment, tmp_path, change, words):
+    experiment.write_text(FILE.replace(*change))
+    code, printed, errors = cli("run", experiment, f"--out={tmp_path / 'runs'}")
+    assert (code, printed) == (2, "")
+    assert errors.count("\n") == 1
+    assert all(word in errors for word in words), errors
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dance"], ["unknown verb 'dance'", "train, edit, eval, run, list"]),
+        (["run", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["run"], ["needs an experiment file"]),
+        (["run", "FILE", "--seeds=a,b"], ["seeds is 'a,b'"]),
+        (["run", "FILE", "--seed=1"], ["`seeds`"]),
+        (["eval", "nowhere"], ["there is no folder nowhere"]),
+        (["eval"], ["run"]),
+        (["list", "everything"], ["takes no arguments"]),
+    ],
+    ids=lambda value: "-".join(value)[:20],
+)
+def test_other_bad_input(cli, experiment, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, printed, errors = cli(*[str(experiment) if a == "FILE" else a for a in arguments])
+    assert (code, printed) == (2, "")
+    assert errors.count("\n") == 1
+    assert all(word in errors for word in words), errors
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_an_output_folder_that_cannot_be_written(cli, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, errors = cli("train", f"--out={tmp_path / 'file' / 'runs'}", *QUICK)
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert str(tmp_path / "file") in errors
+    assert "Not a directory" in errors
+
+
+def test_help_and_lists(cli):
+    for arguments in ([], ["--help"], ["edit"], ["list"]):
+        code, printed, errors = cli(*arguments)
+        assert (code, errors) == (0 if arguments else 2, "")
+        assert printed
+    assert all(
+        name in cli("list")[1] for name in ("digits", "pair_flip", "vit_base_patch16_224", "kfac", "memorized_accuracy")
+    )
+
+
+@pytest.mark.parametrize("verb", [["train"], ["run"], ["eval"], ["edit", "kfac"]])
+def test_help_of_a_verb_shows_defaults(capsys, verb):
+    from vitmem.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main([*verb, "--help"])
+    assert stop.value.code == 0
+    assert "default: " in capsys.readouterr().out
+
+
+def test_precedence_and_print_config(capsys, tmp_path):
+    from vitmem.cli import main
+
+    (tmp_path / "a.yaml").write_text("noise: {kind: pair_flip, rate: 0.3}\ntrain: {epochs: 7, lr: 1e-4}\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", f"--config={tmp_path / 'a.yaml'}", "--train.epochs=9", "--print_config"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "kind: pair_flip" in printed
+    assert "epochs: 9" in printed
+    assert "lr: 0.0001" in printed
+    assert "batch_size: 64" in printed
+
+
+def test_an_experiment_end_to_end_and_again(cli, experiment, tmp_path):
+    out = tmp_path / "runs"
+    code, printed, errors = cli("run", experiment, f"--out={out}", "--seeds=0,1")
+    assert code == 0, errors
+    rows = ["base", "clean", "retrain", "kfac-rho0.5", "kfac-rho0.9", "svd-keep0.5"]
+    table = (out / "small" / "results.csv").read_text()
+    assert [line.split(",")[1:3] for line in table.splitlines()[1:]] == [[str(s), r] for s in (0, 1) for r in rows]
+    assert "± " in printed
+    assert "2 seeds" in printed
+    drawn = {path.name for path in (out / "small" / "figures").iterdir()}
+    assert {"training.png", "training.pdf", "training.csv", "sweep_kfac.png"} <= drawn
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    assert cli("run", experiment, f"--out={out}", "--seeds=0,1")[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == stamps
+    assert (out / "small" / "results.csv").read_text() == table
+
+
+def without_times(table):
+    return [line.rsplit(",", 1)[0] for line in table.splitlines()]
+
+
+def test_the_same_command_twice_gives_the_same_bytes(cli, experiment, tmp_path):
+    first, second = tmp_path / "one", tmp_path / "two"
+    for out in (first, second):
+        assert cli("run", experiment, f"--out={out}", "--figures=false")[0] == 0
+    for name in ("seed0/noise.csv", "seed0/model.safetensors", "seed0/edits/kfac-rho0.5/model.safetensors"):
+        assert (first / "small" / name).read_bytes() == (second / "small" / name).read_bytes()
+    tables = [(out / "small" / "results.csv").read_text() for out in (first, second)]
+    assert without_times(tables[0]) == without_times(tables[1])
+    assert tables[0].splitlines()[0].endswith(",seconds")

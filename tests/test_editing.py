@@ -1,0 +1,167 @@
+import itertools
+import math
+
+import pytest
+import torch
+from cases import TINY, vit
+
+from datamodules.batch import keyed_generator
+from datamodules.digits import Digits
+from datamodules.module import MemorisationData
+from datamodules.noise import Symmetric
+from vitmem import models
+from vitmem.curvature.cache import CurvatureCache
+from vitmem.editing import EditData, edits
+from vitmem.editing.kfac import KFAC, RandomPairs, TopRemoved
+from vitmem.editing.svd import SVD
+from vitmem.models import select_linear
+
+DATA = MemorisationData(Digits(), Symmetric())
+MODEL = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
+CACHE = CurvatureCache()
+
+
+def apply(edit, model=MODEL, seed=0):
+    return edit.apply(model, EditData(DATA, edit.sees, CACHE), keyed_generator(seed))
+
+
+@pytest.mark.parametrize("name", sorted(edits()))
+class TestContract:
+    """What every registered edit must do; a new one is enrolled by itself."""
+
+    def test_the_model_is_not_changed(self, name):
+        model = vit("token", classes=10, dtype=torch.float32)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        result = apply(edits()[name](), model)
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert all(p.requires_grad and p.grad is None for p in model.parameters())
+        changed = [key for key, value in result.state_dict.items() if not torch.equal(value, before[key])]
+        assert changed
+
+    def test_the_weights_fit_the_model_and_are_finite(self, name):
+        result = apply(edits()[name]())
+        model = models.create(TINY.timm_arguments((1, 8, 8), 10))
+        model.load_state_dict(result.state_dict, strict=True)
+        assert all(torch.isfinite(value).all() for value in result.state_dict.values())
+        assert all(value.dtype == MODEL.state_dict()[key].dtype for key, value in result.state_dict.items())
+
+    def test_the_same_seed_gives_the_same_weights(self, name):
+        one, two = (apply(edits()[name](), seed=4).state_dict for _ in range(2))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+    def test_the_report_names_layers_and_cost(self, name):
+        report = apply(edits()[name]()).report
+        assert report["layers"]
+        assert {"layer", "relative_change"} <= set(report["layers"][0])
+        assert all(seconds >= 0 and math.isfinite(seconds) for seconds in report["seconds"].values())
+
+    def test_options_have_defaults_and_the_main_one_exists(self, name):
+        edit = edits()[name]()
+        assert edit.main_option is None or hasattr(edit, edit.main_option)
+
+    def test_a_pattern_that_matches_nothing_is_refused_before_any_work(self, name):
+        edit = edits()[name](layers="blocks.9.*")
+        with pytest.raises(ValueError, match=r"'blocks.9.\*' matches no linear layer"):
+            edit.check(MODEL)
+
+
+@pytest.mark.parametrize("edit", [KFAC(rho=1.0), RandomPairs(rho=1.0), TopRemoved(rho=1.0), SVD(keep=1.0)])
+def test_keeping_everything_returns_the_weights_exactly(edit):
+    result = apply(edit)
+    assert all(torch.equal(value, MODEL.state_dict()[key]) for key, value in result.state_dict.items())
+    assert all(row["relative_change"] == 0 for row in result.report["layers"])
+
+
+def test_only_the_chosen_weight_matrices_change():
+    result = apply(KFAC(layers="blocks.1.mlp.fc?", rho=0.5))
+    changed = {key for key, value in result.state_dict.items() if not torch.equal(value, MODEL.state_dict()[key])}
+    assert changed == {"blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc2.weight"}
+
+
+def test_more_is_kept_and_less_is_changed_as_rho_grows():
+    rows = [apply(KFAC(rho=rho)).report["layers"] for rho in (0.3, 0.6, 0.9, 0.99)]
+    for fewer, more in itertools.pairwise(rows):
+        for small, large in zip(fewer, more, strict=True):
+            assert small["pairs_kept"] <= large["pairs_kept"]
+            assert small["mass_kept"] <= large["mass_kept"]
+            assert small["relative_change"] >= large["relative_change"] - 1e-6
+    for rho, layers in zip((0.3, 0.6, 0.9, 0.99), rows, strict=True):
+        assert all(row["mass_kept"] >= rho - 1e-9 for row in layers)
+
+
+def test_controls_keep_as_many_pairs_as_kfac():
+    kfac, random, top = (apply(cls(rho=0.8)) for cls in (KFAC, RandomPairs, TopRemoved))
+    for a, b, c in zip(*(r.report["layers"] for r in (kfac, random, top)), strict=True):
+        assert a["pairs_kept"] == b["pairs_kept"] == c["pairs_kept"]
+        assert a["mass_kept"] > b["mass_kept"]
+        assert b["mass_kept"] >= c["mass_kept"]
+
+
+def test_random_pairs_follow_the_seed():
+    one, two = apply(RandomPairs(rho=0.8), seed=1).state_dict, apply(RandomPairs(rho=0.8), seed=2).state_dict
+    assert any(not torch.equal(one[key], two[key]) for key in one)
+
+
+def test_svd_keeps_the_best_approximation_of_its_rank():
+    result = apply(SVD(keep=0.3))
+    for name, layer in select_linear(MODEL, "blocks.*").items():
+        after = result.state_dict[f"{name}.weight"].double()
+        singular = torch.linalg.svdvals(layer.weight.detach().double())
+        rank = math.ceil(0.3 * len(singular))
+        assert torch.linalg.matrix_rank(after, rtol=1e-5) == rank
+        error = torch.linalg.norm(after - layer.weight.double())
+        assert error == pytest.approx(float(singular[rank:].square().sum().sqrt()), rel=1e-4)  # Eckart-Young
+
+
+def test_edits_read_only_what_they_declare():
+    data = EditData(DATA, frozenset({"unlabeled"}))
+    batch = next(iter(data.unlabeled(50, 50)))
+    assert (batch.given_label == -1).all()
+    assert (batch.true_label == -1).all()
+    assert not batch.is_noisy.any()
+    for kind in (data.retain, data.forget):
+        with pytest.raises(PermissionError, match="declares that it sees \\['unlabeled'\\]"):
+            kind(10)
+    with pytest.raises(PermissionError, match="'given'"):
+        data.given(10, 10)
+    assert KFAC().sees == {"unlabeled"}
+    assert KFAC(labels="given").sees == {"given"}
+    given = next(iter(EditData(DATA, frozenset({"given"})).given(50, 50)))
+    assert (given.given_label >= 0).all()
+    assert (given.true_label == -1).all()
+    known = EditData(DATA, frozenset({"retain", "forget"}))
+    assert all(not b.is_noisy.any() for b in known.retain(500))
+    assert sum(int(b.is_noisy.sum()) for b in known.forget(500)) == int(DATA.manifest.is_noisy.sum())
+
+
+def test_curvature_is_collected_once_for_a_sweep_and_kept_on_disk(tmp_path, monkeypatch):
+    from vitmem.curvature import cache as module
+
+    passes = []
+    original = module.collect_factors
+    monkeypatch.setattr(module, "collect_factors", lambda *a, **k: passes.append(1) or original(*a, **k))
+    first = CurvatureCache(tmp_path)
+    for edit in (KFAC(rho=0.5), KFAC(rho=0.9), RandomPairs(rho=0.5), KFAC(rho=0.5, batch_size=7)):
+        edit.apply(MODEL, EditData(DATA, edit.sees, first), keyed_generator(0))
+    assert len(passes) == 1
+    again = KFAC(rho=0.7).apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(tmp_path)), keyed_generator(0))
+    assert len(passes) == 1
+    assert all(torch.equal(v, apply(KFAC(rho=0.7)).state_dict[k]) for k, v in again.state_dict.items())
+    for other in (KFAC(seed=1), KFAC(draws=2), KFAC(tokens="cls"), KFAC(layers="blocks.0.*"), KFAC(examples=100)):
+        other.apply(MODEL, EditData(DATA, other.sees, first), keyed_generator(0))
+    assert len(passes) == 6
+    elsewhere = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=1)
+    KFAC().apply(elsewhere, EditData(DATA, KFAC().sees, first), keyed_generator(0))
+    assert len(passes) == 7
+
+
+@pytest.mark.parametrize("rho", [0.0, -0.1, 1.1, math.nan])
+def test_rho_out_of_range(rho):
+    with pytest.raises(ValueError, match=r"share of curvature mass to keep, in \(0, 1\]"):
+        KFAC(rho=rho)
+
+
+def test_the_class_token_of_a_model_that_pools():
+    model = vit("avg", classes=10)
+    with pytest.raises(ValueError, match="use tokens: all"):
+        KFAC(tokens="cls").check(model)

@@ -39,7 +39,7 @@ def bad_train():
     ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), bad_train(), ids=lambda value: value[0] if value else "")
+@pytest.mark.parametrize(("arguments", "words"), bad_train())
 def test_bad_input_to_train(cli, tmp_path, arguments, words):
     out = tmp_path / "runs"
     code, printed, errors = cli("train", f"--out={out}", *QUICK, *arguments)
@@ -65,7 +65,6 @@ def test_bad_input_to_train(cli, tmp_path, arguments, words):
         (["kfac"], ["run"]),
         (["kfac", "RUN", "--id=../../up"], ["--id", "../../up"]),
     ],
-    ids=lambda value: "-".join(value)[-20:],
 )
 def test_bad_input_to_edit(cli, run_folder, arguments, words):
     before = sorted(str(path) for path in run_folder.rglob("*"))
@@ -86,13 +85,12 @@ def test_bad_input_to_edit(cli, run_folder, arguments, words):
         (("keep: 0.5", "keeep: 0.5"), ["edits[1]", "keeep"]),
         (("keep: 0.5", "layers: x"), ["'x' matches no linear layer"]),
         (("{name: svd, keep: 0.5}", "{name: kfac, rho: 0.5}"), ["'kfac-rho0.5'", "`id`"]),
-        (("epochs: 1", "epoch: 1"), ["train.epoch"]),
+        (("epochs: 1", "epoch: 1"), ["'train'", "'epoch'"]),
         (("name: small", "name: a/b"), ["name is 'a/b'"]),
         (("name: small", "references: [cleen]"), ["unknown reference 'cleen'"]),
         (("name: small", "noise: {kind: symmetric, rate: 7}"), ["noise.rate is 7"]),
         (("name: small", "seeds: [0, 0]"), ["seeds are [0, 0]"]),
     ],
-    ids=lambda value: str(value[1])[:20],
 )
 def test_bad_experiment_files(cli, experiment, tmp_path, change, words):
     experiment.write_text(FILE.replace(*change))
@@ -115,7 +113,6 @@ def test_bad_experiment_files(cli, experiment, tmp_path, change, words):
         (["eval"], ["run"]),
         (["list", "everything"], ["takes no arguments"]),
     ],
-    ids=lambda value: "-".join(value)[:20],
 )
 def test_other_bad_input(cli, experiment, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)

@@ -14,7 +14,7 @@ from vitmem.curvature.cache import CurvatureCache
 from vitmem.editing import EditData, edits
 from vitmem.editing.kfac import KFAC, RandomPairs, TopRemoved
 from vitmem.editing.svd import SVD
-from vitmem.models import select_linear
+from vitmem.models import select_layers
 
 DATA = MemorisationData(Digits(), Symmetric())
 MODEL = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
@@ -65,7 +65,134 @@ class TestContract:
             edit.check(MODEL)
 
 
-@pytest.mark.parametrize("edit", [KFAC(rho=1.0), RandomPairs(rho=1.0), TopRemoved(rho=1.0), SVD(keep=1.0)])
+KNOBS = {
+    "bias": KFAC(bias=True),
+    "ekfac": KFAC(moments="ekfac"),
+    "ekfac_cls": KFAC(moments="ekfac", tokens="cls"),
+    "global": KFAC(scope="global"),
+    "graded": KFAC(filter="graded", exponent=0.7),
+    "fraction": KFAC(fraction=0.1),
+    "pairs": KFAC(pairs=40),
+    "tau": KFAC(tau=1e-6, scope="global"),
+    "topk": KFAC(labels="topk", top=3),
+    "exact": KFAC(labels="exact"),
+    "given": KFAC(labels="given"),
+    "mean": KFAC(tokens="mean"),
+    "validation": KFAC(split="validation"),
+    "excluded": KFAC(noisy="excluded"),
+    "only": KFAC(noisy="only"),
+    "float64": KFAC(dtype="float64"),
+    "patches": KFAC(layers="patch_embed.proj head", rho=0.5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(KNOBS))
+def test_every_knob_works_and_changes_the_edit(name):
+    result, plain = apply(KNOBS[name]), apply(KFAC())
+    assert all(torch.isfinite(value).all() for value in result.state_dict.values())
+    assert any(not torch.equal(value, plain.state_dict[key]) for key, value in result.state_dict.items())
+    assert all(0 <= row["mass_kept"] <= 1 + 1e-12 for row in result.report["layers"])
+
+
+def test_how_the_work_is_done_does_not_change_the_edit():
+    plain = apply(KFAC(moments="ekfac")).state_dict
+    for how in ({"layers_per_pass": 3}, {"batch_size": 100}, {"factor_device": "cpu"}):
+        edit = KFAC(moments="ekfac", **how)
+        other = edit.apply(MODEL, EditData(DATA, edit.sees, CurvatureCache()), keyed_generator(0)).state_dict
+        for key, value in plain.items():
+            assert torch.allclose(other[key], value, atol=1e-4 * float(value.abs().max()))
+
+
+def test_a_bias_takes_part_only_when_asked():
+    assert torch.equal(apply(KFAC()).state_dict["blocks.0.mlp.fc1.bias"], MODEL.state_dict()["blocks.0.mlp.fc1.bias"])
+    with_bias = vit("token", classes=10, dtype=torch.float32)  # fresh biases are zero and would stay so
+    changed = apply(KFAC(bias=True), with_bias).state_dict["blocks.0.mlp.fc1.bias"]
+    assert not torch.equal(changed, with_bias.state_dict()["blocks.0.mlp.fc1.bias"])
+
+
+def test_one_threshold_over_all_layers_keeps_the_share_of_the_whole_mass():
+    edit = KFAC(scope="global", rho=0.8)
+    layers = EditData(DATA, edit.sees, CACHE).curvature(MODEL, edit).layers
+    masks = edit.weights(layers, keyed_generator(0))
+    kept = sum(float(layers[n].mass.dense()[mask].sum()) for n, mask in masks.items())
+    total = sum(layer.mass.total for layer in layers.values())
+    assert kept >= 0.8 * total
+    smallest = min(float(layers[n].mass.dense()[m].min()) for n, m in masks.items() if m.any())
+    assert all(float(layers[n].mass.dense()[~m].max()) <= smallest for n, m in masks.items() if not m.all())
+
+
+def test_a_steep_graded_filter_is_the_hard_one():
+    hard, steep = KFAC(rho=0.8, scope="global"), KFAC(rho=0.8, scope="global", filter="graded", exponent=1e7)
+    layers = EditData(DATA, hard.sees, CACHE).curvature(MODEL, hard).layers
+    masks, filters = (edit.weights(layers, keyed_generator(0)) for edit in (hard, steep))
+    for name, mask in masks.items():
+        different = (mask.double() - filters[name]).abs() > 1e-6
+        assert int(different.sum()) <= 1  # the pair at tau itself is halved
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fraction": 0.1, "tau": 1.0}, "fraction and tau are both given"),
+        ({"pairs": 0}, "pairs is 0; it is the number of eigen-pairs"),
+        ({"exponent": 0.0}, "exponent is 0.0; it must be positive"),
+        ({"exponent": math.inf}, "filter: hard"),
+        ({"draws": 0}, "draws is 0; it must be at least 1"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"layers_per_pass": -1}, "layers_per_pass is -1"),
+        ({"split": "validation", "noisy": "only"}, "noisy: only needs split: train"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        KFAC(**options)
+
+
+def test_what_the_knobs_see():
+    assert KFAC(split="validation").sees == {"validation"}
+    assert KFAC(noisy="excluded").sees == {"retain"}
+    assert KFAC(noisy="only", labels="given").sees == {"forget", "given"}
+
+
+def test_cost_is_told_before_the_work_and_too_much_is_refused(monkeypatch):
+    from vitmem.curvature import cost
+
+    lines = []
+    KFAC().apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(announce=lines.append)), keyed_generator(0))
+    assert lines[0].startswith("curvature of 8 layers")
+    assert "blocks.0.mlp.fc1" in lines[3]
+    assert "sums 17.4 kB" in lines[3]  # (64 * 64 + 16 * 16) * 4 bytes
+    assert "total: sums 94.2 kB at a time (1 x 21 batches)" in lines[-1]
+    lines.clear()
+    few = KFAC(layers_per_pass=1)
+    few.apply(MODEL, EditData(DATA, few.sees, CurvatureCache(announce=lines.append)), keyed_generator(0))
+    assert "total: sums 17.4 kB at a time (8 x 21 batches)" in lines[-1]
+    monkeypatch.setattr(cost, "free_memory", lambda device: 100_000)
+    with pytest.raises(ValueError, match="set layers_per_pass, or factor_device: cpu"):
+        KFAC().apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(announce=lines.append)), keyed_generator(0))
+
+
+def test_the_cost_of_vit_base_is_foreseen_without_building_it():
+    from vitmem.curvature.cost import layer_costs
+    from vitmem.curvature.layers import linear_maps
+
+    model = models.create(models.ModelConfig().timm_arguments((3, 224, 224), 1000), device="meta")
+    costs = layer_costs(linear_maps(select_layers(model, "blocks.{0,11}.mlp.*")), "ekfac", "float32")
+    assert [(c.outputs, c.inputs) for c in costs] == [(3072, 768), (768, 3072)] * 2
+    assert all(c.disk == 4 * (3072**2 + 768**2 + 3072 * 768) for c in costs)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        KFAC(rho=1.0),
+        KFAC(rho=1.0, filter="graded", scope="global"),
+        KFAC(fraction=1.0),
+        RandomPairs(rho=1.0),
+        TopRemoved(rho=1.0),
+        SVD(keep=1.0),
+    ],
+)
 def test_keeping_everything_returns_the_weights_exactly(edit):
     result = apply(edit)
     assert all(torch.equal(value, MODEL.state_dict()[key]) for key, value in result.state_dict.items())
@@ -104,12 +231,12 @@ def test_random_pairs_follow_the_seed():
 
 def test_svd_keeps_the_best_approximation_of_its_rank():
     result = apply(SVD(keep=0.3))
-    for name, layer in select_linear(MODEL, "blocks.*").items():
+    for name, layer in select_layers(MODEL, "blocks.*").items():
         after = result.state_dict[f"{name}.weight"].double()
         singular = torch.linalg.svdvals(layer.weight.detach().double())
         rank = math.ceil(0.3 * len(singular))
         assert torch.linalg.matrix_rank(after, rtol=1e-5) == rank
-        error = torch.linalg.norm(after - layer.weight.double())
+        error = torch.linalg.norm(after - layer.weight.detach().double())
         assert error == pytest.approx(float(singular[rank:].square().sum().sqrt()), rel=1e-4)  # Eckart-Young
 
 
@@ -147,12 +274,21 @@ def test_curvature_is_collected_once_for_a_sweep_and_kept_on_disk(tmp_path, monk
     again = KFAC(rho=0.7).apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(tmp_path)), keyed_generator(0))
     assert len(passes) == 1
     assert all(torch.equal(v, apply(KFAC(rho=0.7)).state_dict[k]) for k, v in again.state_dict.items())
-    for other in (KFAC(seed=1), KFAC(draws=2), KFAC(tokens="cls"), KFAC(layers="blocks.0.*"), KFAC(examples=100)):
+    different = (
+        {"seed": 1}, {"draws": 2}, {"tokens": "cls"}, {"layers": "blocks.0.*"}, {"examples": 100}, {"bias": True},
+        {"labels": "exact"}, {"labels": "topk", "top": 3}, {"temperature": 2.0}, {"split": "validation"},
+        {"noisy": "excluded"}, {"dtype": "float64"},
+    )  # fmt: skip
+    for options in different:
+        other = KFAC(**options)
         other.apply(MODEL, EditData(DATA, other.sees, first), keyed_generator(0))
-    assert len(passes) == 6
+    assert len(passes) == 1 + len(different)
+    for same in (KFAC(layers_per_pass=3), KFAC(factor_device="cpu"), KFAC(moments="ekfac"), KFAC(scope="global")):
+        same.apply(MODEL, EditData(DATA, same.sees, first), keyed_generator(0))
+    assert len(passes) == 1 + len(different)
     elsewhere = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=1)
     KFAC().apply(elsewhere, EditData(DATA, KFAC().sees, first), keyed_generator(0))
-    assert len(passes) == 7
+    assert len(passes) == 2 + len(different)
 
 
 @pytest.mark.parametrize("rho", [0.0, -0.1, 1.1, math.nan])

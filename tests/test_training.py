@@ -139,7 +139,7 @@ def test_warmup_and_cosine():
     assert shares[4] == 1.0
     assert shares[8] == pytest.approx(0.5)
     assert shares[12] == pytest.approx(0.0)
-    assert all(a >= b for a, b in itertools.pairwise(shares))
+    assert all(a >= b for a, b in itertools.pairwise(shares[4:]))
     assert warmup_cosine(0, 0, 5) == 1.0
 
 

@@ -131,8 +131,10 @@ def is_decayed(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith(("pos_embed", "cls_token", "reg_token", "dist_token"))
 
 
-def select_linear(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, nn.Linear]:
+def select_layers(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, nn.Module]:
     """Return the linear layers whose names match, in the model's order.
+
+    Linear layers are ``nn.Linear`` modules, and the convolution that embeds patches (its stride is its kernel).
 
     Args:
         model: a vision transformer.
@@ -142,7 +144,7 @@ def select_linear(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, 
     Raises:
         ValueError: a pattern matches no linear layer.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    names = [name for name, module in model.named_modules() if is_linear(module)]
     chosen: set[str] = set()
     for pattern in patterns.split() if isinstance(patterns, str) else patterns:
         found = {n for p in expand_braces(pattern) for n in fnmatch.filter(names, p)}
@@ -152,6 +154,14 @@ def select_linear(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, 
     if not chosen:
         raise ValueError(f"no pattern was given for the layers to edit; there are: {summarise(names)}")
     return {name: model.get_submodule(name) for name in names if name in chosen}
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Tell whether a module is a linear map on tokens, or on patches that do not overlap."""
+    if isinstance(module, nn.Conv2d):
+        plain = module.groups == 1 and set(module.dilation) == {1} and module.padding in ((0, 0), "valid")
+        return plain and module.stride == module.kernel_size
+    return isinstance(module, nn.Linear)
 
 
 def expand_braces(pattern: str) -> list[str]:

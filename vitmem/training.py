@@ -250,6 +250,10 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
 
+    def on_exception(self, trainer: L.Trainer, pl_module: MemorisationModule, exception: BaseException) -> None:
+        """Give Ctrl-C back; Lightning does not tear callbacks down after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
     def _on_interrupt(self, number, frame) -> None:
         if self.stop_asked:
             os._exit(130)

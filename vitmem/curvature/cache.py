@@ -1,8 +1,9 @@
-"""Factors and eigenbases of a model, collected and decomposed once for all edits that ask for the same."""
+"""Curvature of a model, collected and decomposed once for all edits that ask for the same."""
 
 import dataclasses
 import hashlib
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,118 +11,192 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vitmem.curvature.collect import collect_factors
-from vitmem.curvature.factors import LayerFactors, load_factors, save_factors
-from vitmem.curvature.spectrum import Eigenbasis, decompose
-from vitmem.models import select_linear
+from vitmem.curvature import cost
+from vitmem.curvature.collect import collect_factors, collect_moments
+from vitmem.curvature.factors import LayerFactors, LayerMoments, Sums, load_sums, save_sums
+from vitmem.curvature.layers import LinearMap, linear_maps
+from vitmem.curvature.moments import LabelRule
+from vitmem.curvature.spectrum import DenseMass, Eigenbasis, KroneckerMass, Mass, decompose_all
+from vitmem.models import select_layers
 from vitmem.runs import digest
 
 
 @dataclass(frozen=True)
 class CurvatureConfig:
-    """Which factors to collect, from what.
+    """Which curvature to collect, from what.
 
     Args:
         layers: glob patterns over layer names, separated by spaces.
+        bias: let biases take part, as a last column of each weight matrix.
+        moments: kfac (masses lambda_i mu_j) or ekfac (second pass: measured in the eigenbasis).
         tokens: cls (the class token), all (expand) or mean (reduce).
-        labels: sampled from the model, exact (expectation over classes) or given (empirical Fisher).
+        labels: sampled from the model, exact (expectation over classes), topk (the likeliest, rest lumped) or given.
         draws: labels sampled for each example.
+        top: classes taken one by one for topk.
         temperature: of the predicted distribution, positive.
-        examples: how many training images, drawn at random; all if there are fewer.
-        batch_size: images in one pass; it does not change the factors.
+        examples: how many images, drawn at random; all if there are fewer.
+        split: train or validation.
+        noisy: whether wrongly labelled training examples are included, excluded, or the only ones.
         seed: of the choice of images and of the sampled labels.
+        dtype: type of the sums.
+        batch_size: images in one step; it does not change the factors.
+        layers_per_pass: most layers whose sums are held at a time; 0 for all.
+        factor_device: where sums are kept: model (where it is) or cpu.
     """
 
     layers: str = "blocks.*"
+    bias: bool = False
+    moments: Literal["kfac", "ekfac"] = "kfac"
     tokens: Literal["cls", "all", "mean"] = "all"
-    labels: Literal["sampled", "exact", "given"] = "sampled"
+    labels: Literal["sampled", "exact", "topk", "given"] = "sampled"
     draws: int = 1
+    top: int = 10
     temperature: float = 1.0
     examples: int = 10_000
-    batch_size: int = 64
+    split: Literal["train", "validation"] = "train"
+    noisy: Literal["included", "excluded", "only"] = "included"
     seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    batch_size: int = 64
+    layers_per_pass: int = 0
+    factor_device: Literal["model", "cpu"] = "model"
 
     def __post_init__(self):
-        for option in ("draws", "examples", "batch_size"):
+        for option in ("examples", "batch_size"):
             if getattr(self, option) < 1:
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive")
+        if self.layers_per_pass < 0:
+            raise ValueError(f"layers_per_pass is {self.layers_per_pass}; it must be positive, or 0 for all at once")
+        if self.split == "validation" and self.noisy != "included":
+            raise ValueError(f"noisy: {self.noisy} needs split: train; validation labels are not corrupted")
+        _ = self.rule
+
+    @property
+    def rule(self) -> LabelRule:
+        """At which labels the loss is taken."""
+        return LabelRule(self.labels, self.draws, self.top, self.temperature, self.seed)
+
+
+# Options that change how the work is done, not what comes out.
+_HOW = ("batch_size", "layers_per_pass", "factor_device")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCurvature:
+    """One layer's curvature.
+
+    Args:
+        map: the layer as a matrix.
+        basis: its eigenbasis.
+        mass: masses of its eigen-pairs.
+        coordinates_OI: its weights in the eigenbasis.
+    """
+
+    map: LinearMap
+    basis: Eigenbasis
+    mass: Mass
+    coordinates_OI: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """Eigenbases of the chosen layers, and what they cost.
+    """Curvature of the chosen layers, and what it cost.
 
     Args:
-        layers: eigenbasis by layer name, in the model's order.
-        collect_seconds: time of the pass over the data.
-        decompose_seconds: time of the eigen-decompositions.
+        layers: by name, in the model's order.
+        seconds: by stage: collect, decompose, and moments if there was a second pass.
     """
 
-    layers: dict[str, Eigenbasis]
-    collect_seconds: float
-    decompose_seconds: float
+    layers: dict[str, LayerCurvature]
+    seconds: dict[str, float]
 
 
 class CurvatureCache:
     """Keeps curvature by what it depends on: weights, data and options.
 
     Args:
-        folder: where factors and spectra are stored; None keeps them in memory only.
+        folder: where sums and spectra are stored; None keeps them in memory only.
+        announce: called with the lines of the cost estimate before a pass over the data; None estimates nothing.
     """
 
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder
+    def __init__(self, folder: Path | None = None, announce: Callable[[str], None] | None = None):
+        self.folder, self.announce = folder, announce
         self._known: dict[str, Curvature] = {}
+        self._bases: dict[str, tuple[dict[str, Eigenbasis], dict[str, float]]] = {}
+        self._weights: tuple[weakref.ref, tuple, str] | None = None
 
     def get(
-        self, model: nn.Module, config: CurvatureConfig, data: Callable[[CurvatureConfig], Iterable], fingerprint: str
+        self, model: nn.Module, config: CurvatureConfig, data: Callable[[], Iterable], fingerprint: str
     ) -> Curvature:
-        """Return the curvature of a model, from memory, from disk or by a pass over the data.
+        """Return the curvature of a model, from memory, from disk or by passes over the data.
 
         Args:
             model: the classifier.
             config: which layers, and how.
-            data: returns the batches when they are needed.
+            data: returns the batches each time it is called.
             fingerprint: of the training set with its given labels.
+
+        Raises:
+            ValueError: the memory that it takes is not there.
         """
-        options = collected_options(config)
-        del options["batch_size"]
-        options["layers"] = list(select_linear(model, config.layers))
-        key = digest({"weights": weights_digest(model), "data": fingerprint, **options})
-        if key not in self._known:
-            factors, seconds = self._factors(model, config, data, key)
-            start = time.perf_counter()
-            bases = {name: decompose(factors[name], name) for name in options["layers"]}
-            self._known[key] = Curvature(bases, seconds, time.perf_counter() - start)
-            self._save_spectra(key, bases)
+        maps = linear_maps(select_layers(model, config.layers), config.bias)
+        options = {f.name: getattr(config, f.name) for f in dataclasses.fields(CurvatureConfig) if f.name not in _HOW}
+        options["layers"] = list(maps)
+        inputs = {"weights": self._digest(model), "data": fingerprint, **options}
+        key = digest(inputs)
+        if key in self._known:
+            return self._known[key]
+        first = digest({**inputs, "moments": "kfac"})  # the first pass is shared by both kinds of masses
+        bases, seconds = self._eigenbases(model, config, maps, data, first)
+        masses: dict[str, Mass] = {n: KroneckerMass(b.lambda_O, b.mu_I) for n, b in bases.items()}
+        if config.moments == "ekfac":
+
+            def collect(group: dict[str, LinearMap]) -> dict[str, LayerMoments]:
+                return collect_moments(
+                    model, data(), group, bases, tokens=config.tokens, rule=config.rule, **_how(config)
+                )
+
+            moments, took = self._sums(LayerMoments, config, maps, key, collect)
+            masses = {name: DenseMass(layer.mean_OI) for name, layer in moments.items()}
+            seconds = {**seconds, "moments": took}
+        layers = {n: LayerCurvature(m, bases[n], masses[n], bases[n].coordinates(m.matrix())) for n, m in maps.items()}
+        self._known[key] = Curvature(layers, seconds)
         return self._known[key]
 
-    def _factors(self, model, config, data, key: str) -> tuple[dict[str, LayerFactors], float]:
+    def _eigenbases(self, model, config, maps, data, key: str) -> tuple[dict[str, Eigenbasis], dict[str, float]]:
+        if key not in self._bases:
+
+            def collect(group: dict[str, LinearMap]) -> dict[str, LayerFactors]:
+                return collect_factors(model, data(), group, tokens=config.tokens, rule=config.rule, **_how(config))
+
+            if self.announce is not None:
+                cost.foresee(model, maps, config, len(data()), self.announce)
+            factors, took = self._sums(LayerFactors, config, maps, key, collect)
+            start = time.perf_counter()
+            bases = decompose_all(factors)
+            self._bases[key] = bases, {"collect": took, "decompose": time.perf_counter() - start}
+            self._save_spectra(key, bases)
+        return self._bases[key]
+
+    def _sums(self, kind: type[Sums], config, maps, key: str, collect) -> tuple[dict, float]:
         path = self.folder / f"{key[:16]}.safetensors" if self.folder else None
         if path and path.exists():
-            factors, metadata = load_factors(path)
+            sums, metadata = load_sums(path, kind)
             if metadata.get("key") == key:
-                return factors, float(metadata["seconds"])
+                return {name: sums[name] for name in maps}, float(metadata["seconds"])
         start = time.perf_counter()
-        factors = collect_factors(
-            model,
-            data(config),
-            select_linear(model, config.layers),
-            tokens=config.tokens,
-            labels=config.labels,
-            draws=config.draws,
-            temperature=config.temperature,
-            seed=config.seed,
-        )
+        names = list(maps)
+        step = config.layers_per_pass or len(names)
+        sums = {}
+        for first in range(0, len(names), step):
+            sums |= collect({name: maps[name] for name in names[first : first + step]})
         seconds = time.perf_counter() - start
         if path:
-            described = {name: str(value) for name, value in collected_options(config).items()}
-            save_factors(path, factors, {**described, "key": key, "seconds": f"{seconds:.3f}"})
-        return factors, seconds
+            described = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(CurvatureConfig)}
+            save_sums(path, sums, {**described, "key": key, "seconds": f"{seconds:.3f}"})
+        return sums, seconds
 
     def _save_spectra(self, key: str, bases: dict[str, Eigenbasis]) -> None:
         if self.folder is None:
@@ -131,10 +206,18 @@ class CurvatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         np.savez(self.folder / f"{key[:16]}.spectra.npz", **arrays)
 
+    def _digest(self, model: nn.Module) -> str:
+        versions = tuple((id(t), t._version) for t in [*model.parameters(), *model.buffers()])
+        if self._weights is None or self._weights[0]() is not model or self._weights[1] != versions:
+            self._weights = weakref.ref(model), versions, weights_digest(model)
+        return self._weights[2]
 
-def collected_options(config: CurvatureConfig) -> dict:
-    """Return the options that decide what is collected; an edit's own options are left out."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(CurvatureConfig)}
+
+def _how(config: CurvatureConfig) -> dict:
+    return {
+        "dtype": getattr(torch, config.dtype),
+        "device": torch.device("cpu") if config.factor_device == "cpu" else None,
+    }
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -1,20 +1,31 @@
-"""One pass over data with hooks: Kronecker factors of chosen linear layers.
+"""Passes over data with hooks: Kronecker factors, and second moments in their eigenbases.
 
 Parameters are frozen for the pass, so no weight gradient is computed, and the graph starts at the output of the first
-chosen layer, so nothing is propagated below it.
+chosen layer, so nothing is propagated below it. Under ``torch.distributed`` every process is given its own share of the
+examples, and the sums are added up once at the end.
 
-Legend: B examples, S tokens, I inputs, O outputs, K classes.
+Legend: B examples, S positions, T positions that are kept, I inputs, O outputs, K classes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from datamodules.batch import keyed_generator
-from vitmem.curvature.factors import LayerFactors
-from vitmem.curvature.moments import Labels, Tokens, add_second_moment, logit_gradients, mirror, select_tokens
+from datamodules.batch import Batch
+from vitmem.curvature.factors import LayerFactors, LayerMoments
+from vitmem.curvature.layers import LinearMap
+from vitmem.curvature.moments import (
+    LabelRule,
+    Tokens,
+    add_gradient_moment,
+    add_second_moment,
+    mirror,
+    select_tokens,
+)
+from vitmem.curvature.spectrum import Eigenbasis
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -77,7 +88,7 @@ def observed(
         for parameter in frozen:
             parameter.requires_grad_(False)
         handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(next(model.parameters()).device.type, enabled=False):
             yield forward
     finally:
         for handle in handles:
@@ -88,74 +99,165 @@ def observed(
             module.training = mode
 
 
-def collect_factors(
+def sweep_batches(
     model: nn.Module,
-    batches: Iterable,
-    layers: Mapping[str, nn.Linear],
-    *,
-    tokens: Tokens = "all",
-    labels: Labels = "sampled",
-    draws: int = 1,
-    temperature: float = 1.0,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-) -> dict[str, LayerFactors]:
-    """Return the sums of the Kronecker factors of some linear layers.
-
-    The same examples in the same order give the same factors, whatever the batch size: labels are drawn from numbers
-    that depend on the seed and on the example's place in the pass.
+    batches: Iterable[Batch],
+    maps: Mapping[str, LinearMap],
+    tokens: Tokens,
+    rule: LabelRule,
+    on_input: Callable[[str, Tensor], None],
+    on_gradient: Callable[[str, Tensor], None],
+) -> int:
+    """Run every batch forward once and backward for each label, handing over the chosen rows; return the examples.
 
     Args:
         model: a classifier; it is left as it was.
-        batches: batches of the contract; given labels are read only for ``labels="given"``.
-        layers: linear layers of the model, by name.
+        batches: batches of the contract.
+        maps: linear maps to watch.
+        tokens: which positions are handed over.
+        rule: at which labels the loss is taken.
+        on_input: called with a name and inputs B T I.
+        on_gradient: called with a name and output gradients B T O.
+    """
+    model = uncompiled(model)
+    device = next(model.parameters()).device
+
+    def take_input(name: str, x: Tensor) -> None:
+        rows_BTI = select_tokens(maps[name].input_rows(x), tokens, "input")
+        on_input(name, maps[name].with_constant(rows_BTI))
+
+    def take_gradient(name: str, g: Tensor) -> None:
+        on_gradient(name, select_tokens(maps[name].gradient_rows(g), tokens, "gradient"))
+
+    examples = 0
+    modules = {name: layer.module for name, layer in maps.items()}
+    with observed(model, modules, take_input, take_gradient) as forward:
+        for batch in batches:
+            logits_BK = forward(batch.image.to(device))
+            previous = None  # the graph is kept until the last label
+            for gradient_BK in rule.logit_gradients(logits_BK, batch.index, batch.given_label.to(device)):
+                if previous is not None:
+                    logits_BK.backward(previous, retain_graph=True)
+                previous = gradient_BK
+            logits_BK.backward(previous)
+            examples += len(batch.index)
+    return examples
+
+
+def collect_factors(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    maps: Mapping[str, LinearMap],
+    *,
+    tokens: Tokens = "all",
+    rule: LabelRule = LabelRule(),  # noqa: B008
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> dict[str, LayerFactors]:
+    """Return the sums of the Kronecker factors of some linear maps.
+
+    The same examples give the same factors, in whatever order, batches or processes they come.
+
+    Args:
+        model: a classifier; it is left as it was.
+        batches: batches of the contract, this process's share of them under ``torch.distributed``.
+        maps: linear maps of the model, by name.
         tokens: which positions enter; see ``select_tokens``.
-        labels: which labels the loss is taken at; see ``logit_gradients``.
-        draws: labels drawn for each example (``sampled``).
-        temperature: of the predicted distribution.
-        seed: seed of the drawn labels.
+        rule: at which labels the loss is taken.
         dtype: type of the sums, float32 or float64.
+        device: where the sums are kept; by default where the model is.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: sums of a lower precision were asked for.
         RuntimeError: a layer did not fire, or fired twice.
 
     Source: Martens & Grosse 2015; Merullo et al. 2025, section 3.
     """
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"factors cannot be summed in {dtype}; use float32 or float64")
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; it must be at least 1")
-    device = next(model.parameters()).device
-    model = uncompiled(model)
-    a_sum = {n: torch.zeros(m.in_features, m.in_features, dtype=dtype, device=device) for n, m in layers.items()}
-    g_sum = {n: torch.zeros(m.out_features, m.out_features, dtype=dtype, device=device) for n, m in layers.items()}
-    positions = dict.fromkeys(layers, 0)
-    generator = keyed_generator(seed, 3)
-    examples = 0
+    check_precision(dtype)
+    device = device or next(model.parameters()).device
+    a_sum = {n: torch.zeros(m.inputs, m.inputs, dtype=dtype, device=device) for n, m in maps.items()}
+    g_sum = {n: torch.zeros(m.outputs, m.outputs, dtype=dtype, device=device) for n, m in maps.items()}
+    positions = dict.fromkeys(maps, 0)
 
-    def on_input(name: str, a: Tensor) -> None:
-        a_BTI = select_tokens(a, tokens, "input")
+    def on_input(name: str, a_BTI: Tensor) -> None:
         add_second_moment(a_sum[name], a_BTI.flatten(0, 1))
         positions[name] += a_BTI.shape[0] * a_BTI.shape[1]
 
-    def on_gradient(name: str, g: Tensor) -> None:
-        add_second_moment(g_sum[name], select_tokens(g, tokens, "gradient").flatten(0, 1))
+    def on_gradient(name: str, g_BTO: Tensor) -> None:
+        add_second_moment(g_sum[name], g_BTO.flatten(0, 1))
 
-    with observed(model, layers, on_input, on_gradient) as forward:
-        for batch in batches:
-            logits_BK = forward(batch.image.to(device))
-            size, classes = logits_BK.shape
-            uniform_BD = torch.rand(size, draws, generator=generator, dtype=torch.float64)
-            gradients = logit_gradients(
-                logits_BK,
-                labels,
-                uniform_BD=uniform_BD,
-                given_B=batch.given_label.to(device) if labels == "given" else None,
-                temperature=temperature,
-            )
-            passes = classes if labels == "exact" else draws if labels == "sampled" else 1
-            for number, gradient_BK in enumerate(gradients):
-                logits_BK.backward(gradient_BK, retain_graph=number + 1 < passes)
-            examples += size
-    return {n: LayerFactors(mirror(a_sum[n]), mirror(g_sum[n]), positions[n], examples) for n in layers}
+    examples = sweep_batches(model, batches, maps, tokens, rule, on_input, on_gradient)
+    return {
+        name: LayerFactors(
+            mirror(all_sum(a_sum.pop(name))),
+            mirror(all_sum(g_sum.pop(name))),
+            int(all_sum(torch.tensor(positions[name]))),
+            int(all_sum(torch.tensor(examples))),
+        )
+        for name in maps
+    }
+
+
+def collect_moments(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    maps: Mapping[str, LinearMap],
+    bases: Mapping[str, Eigenbasis],
+    *,
+    tokens: Tokens = "all",
+    rule: LabelRule = LabelRule(),  # noqa: B008
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> dict[str, LayerMoments]:
+    """Return the sums of squared per-example gradients in given eigenbases (the second pass of EK-FAC).
+
+    Args:
+        model: a classifier; it is left as it was.
+        batches: as for ``collect_factors``.
+        maps: linear maps of the model, by name.
+        bases: their eigenbases.
+        tokens: which positions enter the gradient of an example.
+        rule: at which labels the loss is taken.
+        dtype: type of the sums, float32 or float64.
+        device: where the sums are kept; by default where the model is.
+
+    Raises:
+        ValueError: sums of a lower precision were asked for.
+        RuntimeError: a layer did not fire, or fired twice.
+
+    Source: George et al. 2018, section 3.
+    """
+    check_precision(dtype)
+    parameter = next(model.parameters())
+    device = device or parameter.device
+    sums = {n: torch.zeros(m.outputs, m.inputs, dtype=dtype, device=device) for n, m in maps.items()}
+    u_a = {name: bases[name].u_a_II.to(parameter) for name in maps}
+    u_g = {name: bases[name].u_g_OO.to(parameter) for name in maps}
+    seen: dict[str, Tensor] = {}
+
+    def on_input(name: str, a_BTI: Tensor) -> None:
+        seen[name] = a_BTI @ u_a[name]
+
+    def on_gradient(name: str, g_BTO: Tensor) -> None:
+        add_gradient_moment(sums[name], g_BTO @ u_g[name], seen[name])
+
+    examples = sweep_batches(model, batches, maps, tokens, rule, on_input, on_gradient)
+    total = int(all_sum(torch.tensor(examples)))
+    return {name: LayerMoments(all_sum(sums[name]), total) for name in maps}
+
+
+def check_precision(dtype: torch.dtype) -> None:
+    """Raise ValueError unless sums of this type are precise enough for eigenvectors."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"factors cannot be summed in {dtype}; use float32 or float64")
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """Return the sum over all processes; the tensor itself where there is one."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        device = tensor.device
+        if dist.get_backend() == "nccl":
+            tensor = tensor.cuda()
+        dist.all_reduce(tensor)
+        tensor = tensor.to(device)
+    return tensor

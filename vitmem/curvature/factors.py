@@ -1,5 +1,7 @@
-"""Kronecker factors as raw sums with their counts: they add across batches, processes and files."""
+"""Kronecker factors and eigen-moments as raw sums with their counts: they add across batches, processes and files."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +12,17 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class LayerFactors:
-    """Sums for one linear layer with I inputs and O outputs.
+class Sums:
+    """Base of the sums: tensors and counts, added field by field."""
+
+    def __add__(self, other):
+        fields = dataclasses.fields(self)
+        return type(self)(*(getattr(self, field.name) + getattr(other, field.name) for field in fields))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFactors(Sums):
+    """Sums for one linear map with I inputs and O outputs.
 
     Args:
         a_sum_II: sum of a a^T over examples and positions.
@@ -25,53 +36,60 @@ class LayerFactors:
     num_positions: int
     num_examples: int
 
-    def __add__(self, other: "LayerFactors") -> "LayerFactors":
-        return LayerFactors(
-            self.a_sum_II + other.a_sum_II,
-            self.g_sum_OO + other.g_sum_OO,
-            self.num_positions + other.num_positions,
-            self.num_examples + other.num_examples,
-        )
-
     @property
     def A(self) -> Tensor:
         """I I: the mean of a a^T over positions."""
-        return self.a_sum_II / self.num_positions
+        return self.a_sum_II / max(1, self.num_positions)
 
     @property
     def G(self) -> Tensor:
         """O O: the mean over examples of the sum of g g^T over positions."""
-        return self.g_sum_OO / self.num_examples
+        return self.g_sum_OO / max(1, self.num_examples)
 
 
-def save_factors(path: Path, factors: dict[str, LayerFactors], metadata: dict[str, str]) -> None:
-    """Write factors to a safetensors file, under a temporary name first.
+@dataclass(frozen=True, eq=False)
+class LayerMoments(Sums):
+    """Sums of squared per-example gradients in the eigenbasis of one linear map.
+
+    Args:
+        squares_OI: sum over examples of (u_i^T G_n v_j)^2, G_n the gradient of one example's loss.
+        num_examples: examples in it.
+    """
+
+    squares_OI: Tensor
+    num_examples: int
+
+    @property
+    def mean_OI(self) -> Tensor:
+        """O I: the mean over examples."""
+        return self.squares_OI / max(1, self.num_examples)
+
+
+def save_sums(path: Path, sums: Mapping[str, Sums], metadata: Mapping[str, str]) -> None:
+    """Write the sums of several layers to one safetensors file, under a temporary name first.
 
     Args:
         path: the file.
-        factors: by layer name.
-        metadata: what they belong to, as strings.
+        sums: by layer name.
+        metadata: what they belong to.
     """
     tensors = {}
-    for name, layer in factors.items():
-        tensors[f"{name}/a_sum"], tensors[f"{name}/g_sum"] = layer.a_sum_II, layer.g_sum_OO
-        tensors[f"{name}/counts"] = torch.tensor([layer.num_positions, layer.num_examples])
+    for name, layer in sums.items():
+        for field in dataclasses.fields(layer):
+            tensors[f"{name}/{field.name}"] = torch.as_tensor(getattr(layer, field.name)).cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, partial, metadata)
+    save_file(tensors, partial, dict(metadata))
     partial.replace(path)
 
 
-def load_factors(path: Path) -> tuple[dict[str, LayerFactors], dict[str, str]]:
-    """Read what ``save_factors`` wrote: the factors by layer name, and the metadata."""
+def load_sums(path: Path, kind: type[Sums]) -> tuple[dict[str, Sums], dict[str, str]]:
+    """Read what ``save_sums`` wrote: sums of one kind by layer name, and the metadata."""
+    fields = [field.name for field in dataclasses.fields(kind)]
     with safe_open(path, framework="pt") as file:
-        names = [key.removesuffix("/counts") for key in file.keys() if key.endswith("/counts")]  # noqa: SIM118
-        factors = {
-            name: LayerFactors(
-                file.get_tensor(f"{name}/a_sum"),
-                file.get_tensor(f"{name}/g_sum"),
-                *file.get_tensor(f"{name}/counts").tolist(),
-            )
-            for name in names
-        }
-        return factors, file.metadata() or {}
+        names = [key.rsplit("/", 1)[0] for key in file.keys() if key.endswith(f"/{fields[0]}")]  # noqa: SIM118
+        sums = {}
+        for name in names:
+            tensors = (file.get_tensor(f"{name}/{field}") for field in fields)
+            sums[name] = kind(*(tensor if tensor.ndim else tensor.item() for tensor in tensors))
+        return sums, file.metadata() or {}

@@ -1,9 +1,16 @@
-"""Eigenbases of Kronecker factors, curvature masses of eigen-pairs, and which pairs to keep.
+"""Eigenbases of Kronecker factors, curvature masses of eigen-pairs, thresholds on them, and filters.
 
-Legend: I inputs, O outputs. Pair (i, j) is the weight direction u_i v_j^T; its mass is P_ij = lambda_i mu_j.
+Legend: I inputs, O outputs. Pair (i, j) is the weight direction u_i v_j^T. Its mass is an estimate of the curvature of
+the mean loss along it: lambda_i mu_j (K-FAC), or the mean of (u_i^T G_n v_j)^2 over examples (EK-FAC). The masses of
+all layers are in one unit (loss per squared weight), because sums are divided by the number of examples, not by tokens
+or batches; that is what makes one threshold over several layers meaningful.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -31,11 +38,6 @@ class Eigenbasis:
     clamped_g: float
     clamped_a: float
 
-    @property
-    def mass_OI(self) -> Tensor:
-        """O I: the K-FAC masses lambda_i mu_j."""
-        return torch.outer(self.lambda_O, self.mu_I)
-
     def coordinates(self, w_OI: Tensor) -> Tensor:
         """Return C = U_G^T W U_A."""
         return self.u_g_OO.T.to(w_OI) @ w_OI @ self.u_a_II.to(w_OI)
@@ -45,70 +47,321 @@ class Eigenbasis:
         return self.u_g_OO.to(c_OI) @ c_OI @ self.u_a_II.T.to(c_OI)
 
 
-def decompose(factors: LayerFactors, name: str = "?") -> Eigenbasis:
-    """Return the eigenbasis of a layer's factors, decomposed in float64 after symmetrising.
-
-    Args:
-        factors: sums of the layer.
-        name: the layer's name, for messages.
+def decompose_all(factors: Mapping[str, LayerFactors]) -> dict[str, Eigenbasis]:
+    """Return the eigenbases of several layers, decomposed in float64 after symmetrising, equal shapes together.
 
     Raises:
         ValueError: a factor is not finite, or the solver failed; the layer is named.
     """
-    lambda_O, u_g_OO, clamped_g = _eigh(factors.G, f"G of layer {name!r}")
-    mu_I, u_a_II, clamped_a = _eigh(factors.A, f"A of layer {name!r}")
-    return Eigenbasis(u_g_OO, lambda_O, u_a_II, mu_I, clamped_g, clamped_a)
+    matrices = {}
+    for name, layer in factors.items():
+        matrices[f"G of layer {name!r}"], matrices[f"A of layer {name!r}"] = layer.G, layer.A
+    found = _eigh_all(matrices)
+    bases = {}
+    for name in factors:
+        lambda_O, u_g_OO, clamped_g = found[f"G of layer {name!r}"]
+        mu_I, u_a_II, clamped_a = found[f"A of layer {name!r}"]
+        bases[name] = Eigenbasis(u_g_OO, lambda_O, u_a_II, mu_I, clamped_g, clamped_a)
+    return bases
 
 
-def _eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, float]:
-    if not torch.isfinite(matrix).all():
-        bad = int((~torch.isfinite(matrix)).sum())
-        raise ValueError(f"the factor {what} has {bad} entries that are not finite; the model's activations overflow")
-    matrix = matrix.double()
-    matrix = (matrix + matrix.T) / 2
+def decompose(factors: LayerFactors, name: str = "?") -> Eigenbasis:
+    """Return the eigenbasis of one layer's factors; see ``decompose_all``."""
+    return decompose_all({name: factors})[name]
+
+
+_TOGETHER = 1 << 26  # numbers that are decomposed in one call at most
+
+
+def _eigh_all(matrices: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
+    groups: dict[tuple, list[str]] = {}
+    for what, matrix in matrices.items():
+        if bad := int((~torch.isfinite(matrix)).sum()):
+            raise ValueError(
+                f"the factor {what} has {bad} entries that are not finite; the model's activations overflow"
+            )
+        groups.setdefault((matrix.device, len(matrix)), []).append(what)
+    found = {}
+    for (_, size), members in groups.items():
+        at_once = max(1, _TOGETHER // size**2)
+        for first in range(0, len(members), at_once):
+            names = members[first : first + at_once]
+            stack = torch.stack([matrices[what].double() for what in names])
+            for what, (values, vectors) in zip(names, _solve((stack + stack.mT) / 2, names), strict=True):
+                values, vectors = values.flip(0), vectors.flip(1)
+                trace = float(values.clamp(min=0).sum())
+                clamped = float(-values.clamp(max=0).sum()) / trace if trace > 0 else 0.0
+                found[what] = (values.clamp(min=0), vectors, clamped)
+    return found
+
+
+def _solve(stack: Tensor, names: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+    """Decompose a stack of matrices; on failure one by one, on the CPU, so that the one at fault is named."""
     try:
-        values, vectors = torch.linalg.eigh(matrix)
-    except RuntimeError as error:
-        if matrix.device.type == "cpu":
-            raise ValueError(f"the factor {what} could not be decomposed: {error}") from error
-        return _eigh(matrix.cpu(), what)
-    values, vectors = values.flip(0), vectors.flip(1)
-    trace = float(values.clamp(min=0).sum())
-    clamped = float(-values.clamp(max=0).sum()) / trace if trace > 0 else 0.0
-    return values.clamp(min=0), vectors, clamped
+        values, vectors = torch.linalg.eigh(stack)
+        if torch.isfinite(values).all() and torch.isfinite(vectors).all():
+            return list(zip(values, vectors, strict=True))
+    except RuntimeError:
+        pass  # LinAlgError of one of them
+    pairs = []
+    for matrix, what in zip(stack.cpu(), names, strict=True):
+        try:
+            values, vectors = torch.linalg.eigh(matrix)
+        except RuntimeError as error:
+            raise ValueError(f"the factor {what} could not be decomposed, on the CPU either: {error}") from error
+        pairs.append((values.to(stack.device), vectors.to(stack.device)))
+    return pairs
 
 
-def keep_mass(mass_OI: Tensor, rho: float) -> Tensor:
-    """Return the mask O I of the fewest largest masses whose sum reaches ``rho`` of the total.
+class Mass(Protocol):
+    """Masses of one layer's pairs, ready for many thresholds."""
 
-    Among equal masses the one that comes first in row order is kept first. The pair that crosses the target is kept.
-    ``rho`` = 1 keeps every pair, those without mass too.
+    @property
+    def shape(self) -> tuple[int, int]:
+        """O, I."""
+
+    @property
+    def total(self) -> float:
+        """Sum of all masses."""
+
+    @property
+    def largest(self) -> float:
+        """The largest mass."""
+
+    def at_least(self, tau: float) -> tuple[float, int]:
+        """Return sum and number of the masses >= tau, for tau > 0."""
+
+    def dense(self) -> Tensor:
+        """Return the masses O I, float64."""
+
+
+class KroneckerMass:
+    """Masses lambda_i mu_j: a threshold costs a search in mu for each i, and no O x I array is sorted.
 
     Args:
-        mass_OI: masses, not negative.
-        rho: share of the total, in (0, 1].
-
-    Source: Merullo et al. 2025, section 5.
+        lambda_O: descending, not negative.
+        mu_I: descending, not negative.
     """
-    if rho == 1:
-        return torch.ones_like(mass_OI, dtype=torch.bool)
-    ordered, place = mass_OI.flatten().sort(descending=True, stable=True)
-    cumulative = ordered.double().cumsum(0)
-    count = int(torch.searchsorted(cumulative, rho * cumulative[-1])) + 1
-    return _mask(place[:count], mass_OI)
+
+    def __init__(self, lambda_O: Tensor, mu_I: Tensor):
+        self.lambda_O, self.mu_I = lambda_O.double(), mu_I.double()
+        swap = len(lambda_O) > len(mu_I)  # search the longer spectrum for each value of the shorter
+        few, many = (self.mu_I, self.lambda_O) if swap else (self.lambda_O, self.mu_I)
+        self._few = few[few > 0].cpu()
+        self._many = many.cpu().flip(0).contiguous()  # ascending, for searchsorted
+        cumulative = many.cpu().cumsum(0)
+        self._cumulative = torch.cat([cumulative.new_zeros(1), cumulative])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """O, I."""
+        return len(self.lambda_O), len(self.mu_I)
+
+    @property
+    def total(self) -> float:
+        """Sum of all masses."""
+        return float(self._few.sum() * self._cumulative[-1])
+
+    @property
+    def largest(self) -> float:
+        """The largest mass."""
+        return float(self.lambda_O[0] * self.mu_I[0])
+
+    def at_least(self, tau: float) -> tuple[float, int]:
+        """Return sum and number of the masses >= tau, exactly as if every product had been rounded and compared."""
+        limit = tau / self._few
+        lowest = torch.full_like(limit, math.inf)
+        step = limit
+        for _ in range(2):
+            step = torch.nextafter(step, torch.zeros_like(step))
+        for _ in range(5):  # the smallest double whose product with few reaches tau is this near tau / few
+            lowest = torch.where(self._few * step >= tau, torch.minimum(lowest, step), lowest)
+            step = torch.nextafter(step, torch.full_like(step, math.inf))
+        number = len(self._many) - torch.searchsorted(self._many, lowest)
+        return float((self._few * self._cumulative[number]).sum()), int(number.sum())
+
+    def dense(self) -> Tensor:
+        """Return the masses O I."""
+        return torch.outer(self.lambda_O, self.mu_I)
 
 
-def keep_random(mass_OI: Tensor, count: int, generator: torch.Generator) -> Tensor:
+class DenseMass:
+    """Masses given one by one; they are sorted once.
+
+    Args:
+        mass_OI: not negative.
+    """
+
+    def __init__(self, mass_OI: Tensor):
+        self._mass_OI = mass_OI.double()
+
+    @cached_property
+    def _ordered(self) -> tuple[Tensor, Tensor]:
+        ascending = self._mass_OI.flatten().cpu().sort().values
+        cumulative = ascending.flip(0).cumsum(0)
+        return ascending, torch.cat([cumulative.new_zeros(1), cumulative])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """O, I."""
+        return tuple(self._mass_OI.shape)
+
+    @property
+    def total(self) -> float:
+        """Sum of all masses."""
+        return float(self._ordered[1][-1])
+
+    @property
+    def largest(self) -> float:
+        """The largest mass."""
+        return float(self._ordered[0][-1])
+
+    def at_least(self, tau: float) -> tuple[float, int]:
+        """Return sum and number of the masses >= tau."""
+        number = len(self._ordered[0]) - int(torch.searchsorted(self._ordered[0], tau))
+        return float(self._ordered[1][number]), number
+
+    def dense(self) -> Tensor:
+        """Return the masses O I."""
+        return self._mass_OI
+
+
+@dataclass(frozen=True)
+class Target:
+    """How much to keep.
+
+    Args:
+        kind: rho (share of the mass), fraction (share of the pairs), pairs (their number) or tau (a mass).
+        amount: rho and fraction in (0, 1], pairs at least 1, tau positive.
+
+    Raises:
+        ValueError: the amount is out of range.
+    """
+
+    kind: Literal["rho", "fraction", "pairs", "tau"]
+    amount: float
+
+    def __post_init__(self):
+        allowed = {
+            "rho": (0 < self.amount <= 1, "the share of curvature mass to keep, in (0, 1]"),
+            "fraction": (0 < self.amount <= 1, "the share of eigen-pairs to keep, in (0, 1]"),
+            "pairs": (self.amount >= 1, "the number of eigen-pairs to keep, at least 1"),
+            "tau": (0 < self.amount < math.inf, "the smallest mass to keep, positive"),
+        }
+        fits, meaning = allowed[self.kind]
+        if not fits:
+            raise ValueError(f"{self.kind} is {self.amount}; it is {meaning}")
+
+    @property
+    def is_everything(self) -> bool:
+        """Every pair is to be kept, those without mass too."""
+        return self.kind in ("rho", "fraction") and self.amount == 1
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Keep every mass above tau, and of those equal to it the first ``ties`` in layer and row order.
+
+    Args:
+        tau: a mass; 0 with infinite ties keeps everything.
+        ties: how many equal ones.
+    """
+
+    tau: float
+    ties: float = math.inf
+
+
+def find_threshold(masses: Sequence[Mass], target: Target) -> Threshold:
+    """Return the threshold of the fewest largest masses, over all given layers together, that reach a target.
+
+    The pair that crosses a mass target is kept. Tau is found exactly, by bisection over the floating-point numbers: it
+    is always a mass that occurs.
+
+    Args:
+        masses: of one layer, or of several that share one threshold.
+        target: how much to keep.
+
+    Source: Merullo et al. 2025, section 5, for one layer and rho.
+    """
+    if target.is_everything:
+        return Threshold(0.0)
+    if target.kind == "tau":
+        return Threshold(target.amount)
+    by_mass = target.kind == "rho"
+    if by_mass:
+        goal = target.amount * math.fsum(mass.total for mass in masses)
+    else:
+        everything = sum(mass.shape[0] * mass.shape[1] for mass in masses)
+        goal = math.ceil(target.amount * everything) if target.kind == "fraction" else target.amount
+        if goal >= everything:
+            return Threshold(0.0)
+
+    def kept(tau: float) -> float:
+        found = [mass.at_least(tau) for mass in masses]
+        return math.fsum(m for m, _ in found) if by_mass else sum(n for _, n in found)
+
+    smallest, largest = math.ulp(0.0), max(mass.largest for mass in masses)
+    if largest <= 0 or kept(smallest) < goal:  # zeros must be kept to reach the number
+        return Threshold(
+            0.0, goal - kept(smallest) if largest > 0 and not by_mass else goal if not by_mass else math.inf
+        )
+    low, high = _bits(smallest), _bits(math.nextafter(largest, math.inf))  # kept(low) >= goal > kept(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if kept(_number(middle)) >= goal else (low, middle)
+    tau = _number(low)
+    missing = goal - kept(_number(high))
+    ties = max(1, math.ceil(missing / tau)) if by_mass else missing
+    return Threshold(tau, ties)
+
+
+def _bits(number: float) -> int:
+    return int(torch.tensor(number, dtype=torch.float64).view(torch.int64))
+
+
+def _number(bits: int) -> float:
+    return float(torch.tensor(bits, dtype=torch.int64).view(torch.float64))
+
+
+def hard_masks(masses: Sequence[Mass], threshold: Threshold) -> list[Tensor]:
+    """Return the masks O I of the pairs that a threshold keeps."""
+    masks, ties = [], threshold.ties
+    for mass in masses:
+        mass_OI = mass.dense()
+        if math.isinf(ties):
+            masks.append(mass_OI >= threshold.tau)
+            continue
+        mask_OI = mass_OI > threshold.tau
+        if ties > 0:
+            equal = (mass_OI == threshold.tau).flatten().nonzero()[: int(ties), 0]
+            mask_OI.view(-1)[equal] = True
+            ties -= len(equal)
+        masks.append(mask_OI)
+    return masks
+
+
+def graded_filter(mass_OI: Tensor, tau: float, exponent: float) -> Tensor:
+    """Return the shrinkage P^g / (P^g + tau^g) of each pair, in [0, 1].
+
+    Args:
+        mass_OI: masses P, not negative.
+        tau: the mass that is halved; 0 shrinks nothing.
+        exponent: g, positive; 1 is Wiener's filter, and the step at tau is the limit of large g.
+    """
+    if tau == 0:
+        return torch.ones_like(mass_OI)
+    return 1 / (1 + (tau / mass_OI).pow(exponent))  # a mass of 0 gives 1 / inf = 0
+
+
+def random_mask(shape: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
     """Return the mask of ``count`` pairs drawn at random (control)."""
-    return _mask(torch.randperm(mass_OI.numel(), generator=generator)[:count].to(mass_OI.device), mass_OI)
+    mask = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
+    mask[torch.randperm(len(mask), generator=generator)[:count]] = True
+    return mask.view(shape)
 
 
-def keep_smallest(mass_OI: Tensor, count: int) -> Tensor:
+def smallest_mask(mass_OI: Tensor, count: int) -> Tensor:
     """Return the mask of the ``count`` smallest masses: the largest are removed (control)."""
-    return _mask(mass_OI.flatten().sort(stable=True).indices[:count], mass_OI)
-
-
-def _mask(place: Tensor, like_OI: Tensor) -> Tensor:
-    mask = torch.zeros(like_OI.numel(), dtype=torch.bool, device=like_OI.device)
-    mask[place] = True
-    return mask.view_as(like_OI)
+    mask = torch.zeros(mass_OI.numel(), dtype=torch.bool, device=mass_OI.device)
+    mask[mass_OI.flatten().sort(stable=True).indices[:count]] = True
+    return mask.view_as(mass_OI)

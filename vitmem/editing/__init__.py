@@ -5,14 +5,14 @@ with such a class and one line in ``_BUILTIN`` below; another package registers 
 ``vitmem.edits``.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from datamodules.batch import Batch, InMemoryLoader, keyed_generator
+from datamodules.batch import Batch, Examples, InMemoryLoader, keyed_generator
 from datamodules.module import MemorisationData
 from datamodules.registry import registered
 from vitmem.curvature.cache import Curvature, CurvatureCache, CurvatureConfig
@@ -37,7 +37,8 @@ class Edit:
     """Base of the registered edits.
 
     ``sees`` names what the edit may read: ``unlabeled`` (training images), ``given`` (their given labels, without
-    knowing which are wrong), ``retain`` (examples known to be right) and ``forget`` (examples known to be wrong).
+    knowing which are wrong), ``retain`` (examples known to be right), ``forget`` (examples known to be wrong) and
+    ``validation``.
     ``main_option`` is the option that a result's name carries, as in ``kfac-rho0.95``.
     """
 
@@ -77,7 +78,7 @@ class EditData:
                 "declare it in `sees`, so that comparisons stay fair"
             )
 
-    def unlabeled(self, examples: int, batch_size: int, seed: int = 0) -> InMemoryLoader:
+    def unlabeled(self, examples: int, batch_size: int, seed: int = 0) -> "MaskedLoader":
         """Return training images, drawn at random, in batches whose label fields are -1 and False.
 
         Args:
@@ -86,13 +87,12 @@ class EditData:
             seed: of the draw.
         """
         self._allow("unlabeled", "given", "retain", "forget")
-        loader = self._sample(examples, batch_size, seed)
-        return _Unlabeled(loader)
+        return self._sample(self._data.train_examples, examples, batch_size, seed)
 
-    def given(self, examples: int, batch_size: int, seed: int = 0) -> InMemoryLoader:
-        """Return training images with their given labels; which are wrong stays hidden."""
+    def given(self, examples: int, batch_size: int, seed: int = 0) -> "MaskedLoader":
+        """Return training images with their given labels; which are wrong stays hidden. Arguments as ``unlabeled``."""
         self._allow("given")
-        return _GivenOnly(self._sample(examples, batch_size, seed))
+        return self._sample(self._data.train_examples, examples, batch_size, seed, with_labels=True)
 
     def retain(self, batch_size: int, **options) -> InMemoryLoader:
         """Return the training examples whose labels are right."""
@@ -106,53 +106,76 @@ class EditData:
         examples = self._data.train_examples
         return self._data.loader(examples.subset(examples.is_noisy), batch_size, **options)
 
+    def validation(self, batch_size: int) -> InMemoryLoader:
+        """Return the validation examples."""
+        self._allow("validation")
+        return self._data.loader(self._data.validation_examples, batch_size)
+
     def curvature(self, model: nn.Module, config: CurvatureConfig) -> Curvature:
-        """Return the curvature of a model on the images that the options choose."""
-        read: Callable = self.given if config.labels == "given" else self.unlabeled
-        self._allow("given" if config.labels == "given" else "unlabeled")
+        """Return the curvature of a model on the images that the options choose, from the cache if it is there."""
         manifest = self._data.manifest
         fingerprint = digest([manifest.data_fingerprint, manifest.header()["sha256"]])
-        return self._cache.get(model, config, lambda c: read(c.examples, c.batch_size, c.seed), fingerprint)
+        return self._cache.get(model, config, lambda: self._images(config), fingerprint)
 
-    def _sample(self, examples: int, batch_size: int, seed: int) -> InMemoryLoader:
-        everything = self._data.train_examples
-        if examples < len(everything):
-            chosen = torch.randperm(len(everything), generator=keyed_generator(seed, 4))[:examples].sort().values
-            everything = everything.subset(chosen)
-        return self._data.loader(everything, batch_size)
+    def _images(self, config: CurvatureConfig) -> "MaskedLoader":
+        with_labels = config.labels == "given"
+        if with_labels:
+            self._allow("given")
+        if config.split == "validation":
+            self._allow("validation")
+            chosen = self._data.validation_examples
+        else:
+            chosen = self._data.train_examples
+            if config.noisy == "included":
+                self._allow("unlabeled", "given", "retain", "forget")
+            else:
+                excluded = config.noisy == "excluded"
+                self._allow("retain" if excluded else "forget")
+                chosen = chosen.subset(~chosen.is_noisy if excluded else chosen.is_noisy)
+        return self._sample(chosen, config.examples, config.batch_size, config.seed, with_labels)
+
+    def _sample(
+        self, chosen: Examples, examples: int, batch_size: int, seed: int, with_labels: bool = False
+    ) -> "MaskedLoader":
+        if examples < len(chosen):
+            drawn = torch.randperm(len(chosen), generator=keyed_generator(seed, 4))[:examples].sort().values
+            chosen = chosen.subset(drawn)
+        rank, processes = share()
+        return MaskedLoader(self._data.loader(chosen.subset(slice(rank, None, processes)), batch_size), with_labels)
 
 
-class _Masked:
-    """Batches of a loader with label fields hidden."""
+class MaskedLoader:
+    """Batches of a loader with true labels hidden, and given labels too unless they are wanted.
 
-    def __init__(self, loader: InMemoryLoader):
-        self._loader = loader
+    Args:
+        loader: what to mask.
+        with_labels: keep the given labels.
+    """
+
+    def __init__(self, loader: InMemoryLoader, with_labels: bool = False):
+        self._loader, self._with_labels = loader, with_labels
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self):
-        return map(self._mask, self._loader)
+        for batch in self._loader:
+            hidden = torch.full_like(batch.index, -1)
+            given = batch.given_label if self._with_labels else hidden
+            yield Batch(batch.image, given, hidden, torch.zeros_like(batch.is_noisy), batch.index)
 
 
-class _Unlabeled(_Masked):
-    @staticmethod
-    def _mask(batch: Batch) -> Batch:
-        hidden = torch.full_like(batch.index, -1)
-        return batch._replace(given_label=hidden, true_label=hidden, is_noisy=torch.zeros_like(batch.is_noisy))
-
-
-class _GivenOnly(_Masked):
-    @staticmethod
-    def _mask(batch: Batch) -> Batch:
-        hidden = torch.full_like(batch.index, -1)
-        return batch._replace(true_label=hidden, is_noisy=torch.zeros_like(batch.is_noisy))
+def share() -> tuple[int, int]:
+    """Return this process's rank and the number of processes: example k belongs to process k mod number."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 def edits() -> dict[str, type[Edit]]:
     """Return the registered edits by name: ours, and those of installed packages (group ``vitmem.edits``)."""
-    from vitmem.editing.kfac import KFAC, RandomPairs, TopRemoved
+    from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
     from vitmem.editing.svd import SVD
 
-    builtin = {"kfac": KFAC, "svd": SVD, "random_pairs": RandomPairs, "top_removed": TopRemoved}
+    builtin = {"kfac": KFAC, "ekfac": EKFAC, "svd": SVD, "random_pairs": RandomPairs, "top_removed": TopRemoved}
     return registered("vitmem.edits", builtin)

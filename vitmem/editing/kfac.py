@@ -4,112 +4,183 @@ Legend: I inputs, O outputs.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vitmem.curvature.cache import CurvatureConfig
-from vitmem.curvature.spectrum import Eigenbasis, keep_mass, keep_random, keep_smallest
+from vitmem.curvature.cache import CurvatureConfig, LayerCurvature
+from vitmem.curvature.spectrum import Target, find_threshold, graded_filter, hard_masks, random_mask, smallest_mask
 from vitmem.editing import Edit, EditData, EditResult
-from vitmem.models import select_linear
+from vitmem.models import select_layers
 
 
 @dataclass(frozen=True)
 class KFAC(CurvatureConfig, Edit):
-    """Keep the eigen-pairs of highest curvature that hold rho of the mass, drop the rest (Merullo et al. 2025).
+    """Keep the eigen-pairs of highest curvature, drop or shrink the rest (Merullo et al. 2025); defaults are theirs.
 
     Args:
         layers: glob patterns over layer names, separated by spaces.
+        bias: let biases take part, as a last column of each weight matrix.
+        moments: kfac (masses lambda_i mu_j) or ekfac (second pass: measured in the eigenbasis).
         tokens: cls (the class token), all (expand) or mean (reduce).
-        labels: sampled from the model, exact (expectation over classes) or given (empirical Fisher).
+        labels: sampled from the model, exact (expectation over classes), topk (the likeliest, rest lumped) or given.
         draws: labels sampled for each example.
+        top: classes taken one by one for topk.
         temperature: of the predicted distribution, positive.
-        examples: how many training images, drawn at random; all if there are fewer.
-        batch_size: images in one pass; it does not change the factors.
+        examples: how many images, drawn at random; all if there are fewer.
+        split: train or validation.
+        noisy: whether wrongly labelled training examples are included, excluded, or the only ones.
         seed: of the choice of images and of the sampled labels.
+        dtype: type of the sums.
+        batch_size: images in one step; it does not change the factors.
+        layers_per_pass: most layers whose sums are held at a time; 0 for all.
+        factor_device: where sums are kept: model (where it is) or cpu.
         rho: share of the curvature mass to keep, in (0, 1]; 1 changes nothing.
+        fraction: share of the eigen-pairs to keep, in (0, 1]; replaces rho.
+        pairs: number of eigen-pairs to keep; replaces rho.
+        tau: smallest mass to keep, in loss per squared weight; replaces rho.
+        scope: one threshold for each layer, or a global one for all of them together.
+        filter: hard (keep or drop) or graded (shrink by P^g / (P^g + tau^g), tau the hard rule's threshold).
+        exponent: g of the graded filter; 1 is Wiener's.
     """
 
-    main_option = "rho"
-
     rho: float = 0.75
+    fraction: float | None = None
+    pairs: int | None = None
+    tau: float | None = None
+    scope: Literal["layer", "global"] = "layer"
+    filter: Literal["hard", "graded"] = "hard"
+    exponent: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.rho <= 1:
-            raise ValueError(f"rho is {self.rho}; it is the share of curvature mass to keep, in (0, 1]")
+        others = [option for option in ("fraction", "pairs", "tau") if getattr(self, option) is not None]
+        if len(others) > 1:
+            raise ValueError(f"{others[0]} and {others[1]} are both given; give one of rho, fraction, pairs, tau")
+        if not (self.exponent > 0 and self.exponent < float("inf")):
+            raise ValueError(
+                f"exponent is {self.exponent}; it must be positive and finite; for a step use filter: hard"
+            )
+        _ = self.target
+
+    @property
+    def main_option(self) -> str:
+        """The option that says how much is kept."""
+        return next((o for o in ("fraction", "pairs", "tau") if getattr(self, o) is not None), "rho")
+
+    @property
+    def target(self) -> Target:
+        """How much is kept."""
+        return Target(self.main_option, getattr(self, self.main_option))
 
     @property
     def sees(self) -> frozenset[str]:
-        """Images only, unless the given labels are asked for."""
-        return frozenset({"given" if self.labels == "given" else "unlabeled"})
+        """Images alone, unless labels or the knowledge which are wrong are asked for."""
+        if self.split == "validation":
+            images = "validation"
+        else:
+            images = {"included": "unlabeled", "excluded": "retain", "only": "forget"}[self.noisy]
+        return frozenset({images} | ({"given"} if self.labels == "given" else set()))
 
     def check(self, model: nn.Module) -> None:
-        """Refuse patterns that match nothing, and the class token of a model that does not read it."""
-        select_linear(model, self.layers)
+        """Refuse patterns that match nothing, and the class token where there is none."""
+        for name, layer in select_layers(model, self.layers).items():
+            if self.tokens == "cls" and isinstance(layer, nn.Conv2d):
+                raise ValueError(
+                    f"tokens: cls cannot be used with {name}: patches have no class token; use tokens: all"
+                )
         if self.tokens == "cls" and getattr(model, "global_pool", "token") != "token":
             raise ValueError(
                 f"tokens: cls needs a model that classifies by its class token; this one pools by "
                 f"{model.global_pool!r}: use tokens: all"
             )
 
-    def mask(self, basis: Eigenbasis, generator: torch.Generator) -> Tensor:
-        """Return which pairs O I of a layer are kept."""
-        return keep_mass(basis.mass_OI, self.rho)
+    def weights(self, layers: Mapping[str, LayerCurvature], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return by what each eigen-coordinate O I is multiplied: a mask, or a filter in [0, 1].
+
+        Args:
+            layers: curvature of the chosen layers.
+            generator: for controls that draw.
+        """
+        groups = [[name] for name in layers] if self.scope == "layer" else [list(layers)]
+        found: dict[str, Tensor] = {}
+        for group in groups:
+            masses = [layers[name].mass for name in group]
+            threshold = find_threshold(masses, self.target)
+            if self.filter == "hard":
+                found |= zip(group, hard_masks(masses, threshold), strict=True)
+            else:
+                found |= {n: graded_filter(layers[n].mass.dense(), threshold.tau, self.exponent) for n in group}
+        return found
 
     def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
-        """Return W' = U_G (C * M) U_A^T for each chosen layer; biases and all else stay."""
+        """Return W' = U_G (C * M) U_A^T for each chosen layer; all else stays."""
         self.check(model)
         curvature = data.curvature(model, self)
         start = time.perf_counter()
         state, rows = dict(model.state_dict()), []
-        for name, layer in select_linear(model, self.layers).items():
-            basis = curvature.layers[name]
-            mask_OI = self.mask(basis, generator)
-            w_OI = layer.weight.detach()
-            if not mask_OI.all():
-                state[f"{name}.weight"] = basis.compose(basis.coordinates(w_OI) * mask_OI.to(w_OI))
-            rows.append(layer_row(name, w_OI, state[f"{name}.weight"], basis, mask_OI))
-        seconds = {
-            "collect": curvature.collect_seconds,
-            "decompose": curvature.decompose_seconds,
-            "apply": time.perf_counter() - start,
-        }
-        return EditResult(state, {"layers": rows, "seconds": seconds})
+        for name, multiplier_OI in self.weights(curvature.layers, generator).items():
+            layer = curvature.layers[name]
+            w_OI = edited = layer.map.matrix()
+            if not (multiplier_OI == 1).all():
+                edited = layer.basis.compose(layer.coordinates_OI * multiplier_OI.to(layer.coordinates_OI))
+                state |= layer.map.state(edited)
+            rows.append(layer_row(name, w_OI, edited, layer, multiplier_OI))
+        return EditResult(
+            state, {"layers": rows, "seconds": {**curvature.seconds, "apply": time.perf_counter() - start}}
+        )
+
+
+@dataclass(frozen=True)
+class EKFAC(KFAC):
+    """Graded shrinkage of one global spectrum of EK-FAC moments, exact labels (George et al. 2018). Options: kfac."""
+
+    moments: Literal["kfac", "ekfac"] = "ekfac"
+    labels: Literal["sampled", "exact", "topk", "given"] = "exact"
+    scope: Literal["layer", "global"] = "global"
+    filter: Literal["hard", "graded"] = "graded"
+    exponent: float = 0.5
 
 
 @dataclass(frozen=True)
 class RandomPairs(KFAC):
     """Control: as many eigen-pairs per layer as K-FAC keeps at this rho, drawn at random. Options as for kfac."""
 
-    def mask(self, basis: Eigenbasis, generator: torch.Generator) -> Tensor:
-        """Return a random mask of K-FAC's size."""
-        count = int(super().mask(basis, generator).sum())
-        return keep_random(basis.mass_OI, count, generator)
+    def weights(self, layers: Mapping[str, LayerCurvature], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return random masks of K-FAC's sizes."""
+        kept = super().weights(layers, generator)
+        return {n: random_mask(tuple(m.shape), int(m.sum()), generator).to(m.device) for n, m in kept.items()}
 
 
 @dataclass(frozen=True)
 class TopRemoved(KFAC):
     """Control: as many eigen-pairs per layer as K-FAC removes, but those of highest curvature. Options as for kfac."""
 
-    def mask(self, basis: Eigenbasis, generator: torch.Generator) -> Tensor:
-        """Return the mask of the pairs with the lowest masses, as many as K-FAC keeps."""
-        count = int(super().mask(basis, generator).sum())
-        return keep_smallest(basis.mass_OI, count)
+    def weights(self, layers: Mapping[str, LayerCurvature], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the masks of the lowest masses, of K-FAC's sizes."""
+        kept = super().weights(layers, generator)
+        return {name: smallest_mask(layers[name].mass.dense(), int(mask.sum())) for name, mask in kept.items()}
 
 
-def layer_row(name: str, before_OI: Tensor, after_OI: Tensor, basis: Eigenbasis, mask_OI: Tensor) -> dict:
-    """Return one layer's line of the report: pairs kept, realised and clamped mass, relative change of the weights."""
-    mass_OI = basis.mass_OI
-    total = float(mass_OI.sum())
+def layer_row(
+    name: str, before_OI: Tensor, after_OI: Tensor, layer: LayerCurvature, multiplier_OI: Tensor
+) -> dict[str, object]:
+    """Return one layer's line of the report.
+
+    ``pairs_kept`` and ``mass_kept`` are sums of the multipliers, so a graded filter keeps fractions of pairs.
+    """
+    multiplier_OI = multiplier_OI.double()
+    total = layer.mass.total
     return {
         "layer": name,
-        "pairs": mask_OI.numel(),
-        "pairs_kept": int(mask_OI.sum()),
-        "mass_kept": float(mass_OI[mask_OI].sum()) / total if total > 0 else 1.0,
-        "clamped_a": basis.clamped_a,
-        "clamped_g": basis.clamped_g,
+        "pairs": multiplier_OI.numel(),
+        "pairs_kept": round(float(multiplier_OI.sum()), 3),
+        "mass_kept": float((layer.mass.dense() * multiplier_OI).sum()) / total if total > 0 else 1.0,
+        "clamped_a": layer.basis.clamped_a,
+        "clamped_g": layer.basis.clamped_g,
         "relative_change": relative_change(before_OI, after_OI),
     }
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from vitmem.curvature.layers import linear_maps
 from vitmem.editing import Edit, EditData, EditResult
 from vitmem.editing.kfac import relative_change
-from vitmem.models import select_linear
+from vitmem.models import select_layers
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,19 @@ class SVD(Edit):
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing."""
-        select_linear(model, self.layers)
+        select_layers(model, self.layers)
 
     def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
         """Return the truncated weights; biases and all else stay."""
         start = time.perf_counter()
         state, rows = dict(model.state_dict()), []
-        for name, layer in select_linear(model, self.layers).items():
-            w_OI = layer.weight.detach()
+        for name, layer in linear_maps(select_layers(model, self.layers)).items():
+            w_OI = edited = layer.matrix()
             rank = math.ceil(self.keep * min(w_OI.shape))
             u, s, vt = torch.linalg.svd(w_OI.double(), full_matrices=False)
             if rank < len(s):
-                state[f"{name}.weight"] = ((u[:, :rank] * s[:rank]) @ vt[:rank]).to(w_OI.dtype)
+                edited = ((u[:, :rank] * s[:rank]) @ vt[:rank]).to(w_OI.dtype)
+                state |= layer.state(edited)
             energy = s.square()
             rows.append(
                 {
@@ -51,7 +53,7 @@ class SVD(Edit):
                     "rank": rank,
                     "full_rank": len(s),
                     "energy_kept": float(energy[:rank].sum() / energy.sum()),
-                    "relative_change": relative_change(w_OI, state[f"{name}.weight"]),
+                    "relative_change": relative_change(w_OI, edited),
                 }
             )
         return EditResult(state, {"layers": rows, "seconds": {"apply": time.perf_counter() - start}})

@@ -1,0 +1,143 @@
+"""What collecting curvature will cost, told before the work: memory, disk and time, by layer and in total."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vitmem.curvature.layers import LinearMap
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer's share.
+
+    Args:
+        layer: name.
+        outputs: O.
+        inputs: I.
+        sums: bytes of the sums that are held while collecting.
+        kept: bytes of eigenvectors, masses and coordinates that are held afterwards.
+        disk: bytes of the stored sums.
+    """
+
+    layer: str
+    outputs: int
+    inputs: int
+    sums: int
+    kept: int
+    disk: int
+
+
+def layer_costs(maps: Mapping[str, LinearMap], moments: str, dtype: str) -> list[LayerCost]:
+    """Return the cost of each layer.
+
+    Args:
+        maps: the chosen linear maps.
+        moments: kfac or ekfac.
+        dtype: type of the sums, float32 or float64.
+    """
+    width = 8 if dtype == "float64" else 4
+    costs = []
+    for name, layer in maps.items():
+        o, i = layer.outputs, layer.inputs
+        squares = o * i if moments == "ekfac" else 0
+        factors = width * (o * o + i * i)
+        kept = 8 * (o * o + i * i) + 4 * o * i + 24 * squares  # float64 bases, coordinates, masses with their order
+        costs.append(LayerCost(name, o, i, max(factors, width * squares), kept, factors + width * squares))
+    return costs
+
+
+def foresee(
+    model: nn.Module, maps: Mapping[str, LinearMap], config, batches: int, announce: Callable[[str], None]
+) -> None:
+    """Announce the cost of collecting and decomposing, and refuse what does not fit into memory.
+
+    Args:
+        model: the classifier.
+        maps: the chosen linear maps.
+        config: a ``CurvatureConfig``.
+        batches: steps of one pass over the data.
+        announce: called with each line.
+
+    Raises:
+        ValueError: more memory is needed than is free.
+    """
+    costs = layer_costs(maps, config.moments, config.dtype)
+    device = next(model.parameters()).device
+    at_once = config.layers_per_pass or len(costs)
+    held = max(sum(c.sums for c in costs[first : first + at_once]) for first in range(0, len(costs), at_once))
+    kept, disk = sum(c.kept for c in costs), sum(c.disk for c in costs)
+    passes = -(-len(costs) // at_once)
+    labels = {"sampled": config.draws, "topk": config.top + 1, "given": 1}
+    classes = getattr(model, "num_classes", 1000)
+    backward = min(labels.get(config.labels, classes), max(classes, config.draws))
+    rate = matmul_rate(device)
+    seconds = passes * batches * step_flops(model, maps, config, backward) / rate
+    seconds += sum(20 * (c.outputs**3 + c.inputs**3) for c in costs) / (rate / 8)  # eigh, at an eighth of the rate
+    announce(f"curvature of {len(costs)} layers, {config.moments}, labels {config.labels}, tokens {config.tokens}:")
+    for c in costs:
+        announce(f"  {c.layer:<24} {c.outputs:>5} x {c.inputs:<5} sums {_size(c.sums)}, bases {_size(c.kept)}")
+    announce(
+        f"  total: sums {_size(held)} at a time ({passes} x {batches} batches), bases {_size(kept)}, "
+        f"disk {_size(disk)}, about {seconds:.0f} s"
+    )
+    free = free_memory(torch.device("cpu") if config.factor_device == "cpu" else device)
+    if free is not None and held + kept > free:
+        raise ValueError(
+            f"the curvature of {len(costs)} layers needs {_size(held)} for sums and {_size(kept)} for bases, and "
+            f"{_size(free)} are free; choose fewer layers, set layers_per_pass, or factor_device: cpu"
+        )
+
+
+def step_flops(model: nn.Module, maps: Mapping[str, LinearMap], config, backward: int) -> float:
+    """Return the floating-point operations of one batch: passes through the model and the products of the sums."""
+    tokens = 1
+    if hasattr(model, "patch_embed"):
+        tokens = model.patch_embed.num_patches + getattr(model, "num_prefix_tokens", 0)
+    parameters = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
+    model_flops = 2 * parameters * tokens * config.batch_size * (1 + backward)
+    rows = config.batch_size * (tokens if config.tokens == "all" else 1)
+    sums = sum(rows * (layer.inputs**2 + backward * layer.outputs**2) * 1.3 for layer in maps.values())
+    if config.moments == "ekfac":
+        project = sum(2 * rows * (m.inputs**2 + backward * m.outputs**2) for m in maps.values())
+        form = sum(2 * rows * backward * m.inputs * m.outputs for m in maps.values())
+        return 2 * model_flops + sums + project + form
+    return model_flops + sums
+
+
+def matmul_rate(device: torch.device) -> float:
+    """Return the floating-point operations a second of a float32 product, measured in some milliseconds."""
+    x = torch.ones(1024, 1024, device=device)
+    x @ x
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    float((x @ x)[0, 0])
+    return 2 * 1024**3 / (time.perf_counter() - start)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the free bytes of a device; None where they cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":") for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError, AttributeError):
+            return None
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

@@ -1,0 +1,69 @@
+"""Linear maps as matrices: what a layer's inputs, output gradients and weights look like, position by position.
+
+Legend: B examples, S positions, I inputs, O outputs. A patch embedding (a convolution whose stride is its kernel) is a
+linear map on patches; with a bias, the last input is the constant 1 (homogeneous coordinate).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """A layer seen as one matrix O I.
+
+    Args:
+        name: module name.
+        module: an ``nn.Linear``, or an ``nn.Conv2d`` that embeds patches.
+        bias: whether the bias is the last column of the matrix; False leaves it out of everything.
+    """
+
+    name: str
+    module: nn.Module
+    bias: bool = False
+
+    @property
+    def inputs(self) -> int:
+        """I, the constant of a bias included."""
+        return self.module.weight[0].numel() + self.bias
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs O."""
+        return len(self.module.weight)
+
+    def input_rows(self, x: Tensor) -> Tensor:
+        """Return the inputs B S I (without the constant) of a forward pass."""
+        if isinstance(self.module, nn.Conv2d):
+            return F.unfold(x, self.module.kernel_size, stride=self.module.stride).transpose(1, 2)
+        return x[:, None] if x.ndim == 2 else x.flatten(1, -2)
+
+    def gradient_rows(self, g: Tensor) -> Tensor:
+        """Return the gradients B S O at the output."""
+        if isinstance(self.module, nn.Conv2d):
+            return g.flatten(2).transpose(1, 2)
+        return g[:, None] if g.ndim == 2 else g.flatten(1, -2)
+
+    def with_constant(self, a_BTI: Tensor) -> Tensor:
+        """Append the constant 1 to inputs if the bias takes part."""
+        return torch.cat([a_BTI, a_BTI.new_ones(*a_BTI.shape[:-1], 1)], -1) if self.bias else a_BTI
+
+    def matrix(self) -> Tensor:
+        """Return the weights O I, detached."""
+        w_OI = self.module.weight.detach().flatten(1)
+        return torch.cat([w_OI, self.module.bias.detach()[:, None]], 1) if self.bias else w_OI
+
+    def state(self, w_OI: Tensor) -> dict[str, Tensor]:
+        """Return the entries of the model's state dict that a matrix O I stands for."""
+        if not self.bias:
+            return {f"{self.name}.weight": w_OI.reshape(self.module.weight.shape)}
+        weight = w_OI[:, :-1].reshape(self.module.weight.shape).contiguous()
+        return {f"{self.name}.weight": weight, f"{self.name}.bias": w_OI[:, -1].contiguous()}
+
+
+def linear_maps(layers: dict[str, nn.Module], bias: bool = False) -> dict[str, LinearMap]:
+    """Return the linear maps of chosen layers; a layer without a bias has none to take part."""
+    return {name: LinearMap(name, layer, bias and layer.bias is not None) for name, layer in layers.items()}

@@ -6,8 +6,8 @@ figure and returns the paths of the PNGs. The same input gives the same bytes.
 
 from pathlib import Path
 
+from figures import frontier, spectra, staircase, sweep, training
 from figures import sheet as image_sheet
-from figures import spectra, sweep, training
 
 __all__ = ["draw_all"]
 
@@ -27,7 +27,9 @@ def draw_all(experiment_folder: Path, sheet: dict | None = None) -> list[Path]:
     paths = training.draw(experiment_folder, out)
     if results.exists():
         paths += sweep.draw(results, out)
+        paths += frontier.draw(results, out)
     paths += spectra.draw(experiment_folder, out)
+    paths += staircase.draw(experiment_folder, out)
     if sheet is not None:
         paths += image_sheet.draw(out, **sheet)
     return paths

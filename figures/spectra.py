@@ -1,4 +1,4 @@
-"""Decay of the eigenvalues of the curvature factors A and G, layer by layer."""
+"""Decay of the eigenvalues of the curvature factors A and G, and concentration of their masses, layer by layer."""
 
 import re
 from pathlib import Path
@@ -10,32 +10,41 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
 
 from figures import style
-from figures.tables import seed_folders
+from figures.kronecker import PairMasses
+from figures.tables import read_spectra, spectra_files
 
 HEADER = ["layer", "block", "type", "factor", "rank", "eigenvalue", "relative"]
+MASS_HEADER = ["layer", "block", "type", "tau", "pairs_kept", "pairs", "share_kept", "mass_kept"]
 FACTORS = {"A": "A (inputs)", "G": "G (output gradients)"}
 LINES = {"qkv": "-", "proj": "--", "fc1": "-.", "fc2": ":", "other": (0, (4, 1, 1, 1, 1, 1))}
 RANKS = 60  # points of a curve, evenly spaced in log rank
-FLOOR = 1e-10  # of the largest eigenvalue; what lies below is rounding
+FLOOR = 1e-10  # of the largest eigenvalue or mass; what lies below is rounding
+THRESHOLDS = 60  # points of a curve of masses, evenly spaced in log tau
 
 
 @style.look()
 def draw(experiment_folder: Path, out: Path) -> list[Path]:
-    """Draw one figure for each file of spectra of the smallest seed that has any.
+    """Draw two figures for each file of spectra of the smallest seed that has any.
 
     Args:
         experiment_folder: holds ``seed<k>/factors/*.spectra.npz`` with arrays ``<layer>/A`` and ``<layer>/G``, the
             eigenvalues in descending order.
-        out: folder of the figure ``spectra``, or ``spectra_<digest>`` where there are several files.
+        out: folder of the figures ``spectra`` and ``mass``, or ``spectra_<digest>`` and ``mass_<digest>`` where there
+            are several files.
 
     Returns:
         The PNGs.
     """
-    for folder in seed_folders(experiment_folder).values():
-        files = sorted((folder / "factors").glob("*.spectra.npz"))
-        if files:
-            return [_draw_file(p, out, "spectra" if len(files) == 1 else f"spectra_{p.name[:8]}") for p in files]
-    return []
+    files = spectra_files(experiment_folder)
+    paths = []
+    for path in files:
+        suffix = "" if len(files) == 1 else f"_{path.name[:8]}"
+        layers = read_spectra(path)
+        paths.append(_draw_decay(layers, out, f"spectra{suffix}"))
+        curves = {layer: concentration(pair["G"], pair["A"]) for layer, pair in layers.items() if len(pair) == 2}
+        if any(curves.values()):
+            paths.append(_draw_mass(curves, out, f"mass{suffix}"))
+    return paths
 
 
 def place(layer: str) -> tuple[int | None, str]:
@@ -57,9 +66,25 @@ def decay(eigenvalues: np.ndarray) -> list[tuple[int, float, float]]:
     return [(int(r), float(v), float(q)) for r, v, q in zip(ranks, values, relative, strict=True)]
 
 
-def _draw_file(path: Path, out: Path, name: str) -> Path:
-    with np.load(path, allow_pickle=False) as arrays:
-        curves = {tuple(key.rsplit("/", 1)): decay(arrays[key]) for key in arrays.files}
+def concentration(lambda_O: np.ndarray, mu_I: np.ndarray) -> list[tuple[float, int, int, float, float]]:
+    """Return threshold, pairs kept, pairs, share of the pairs and of the mass kept, for falling thresholds.
+
+    The last threshold is 0, which keeps everything; a layer without mass has no points.
+
+    Args:
+        lambda_O: eigenvalues of G, descending.
+        mu_I: eigenvalues of A, descending.
+    """
+    masses = PairMasses(lambda_O, mu_I)
+    if masses.total <= 0:
+        return []
+    points = [(tau, *masses.kept(tau)) for tau in np.geomspace(1, FLOOR, THRESHOLDS) * masses.largest]
+    points.append((0.0, masses.pairs, 1.0))
+    return [(float(tau), kept, masses.pairs, kept / masses.pairs, mass) for tau, kept, mass in points]
+
+
+def _draw_decay(layers: dict[str, dict[str, np.ndarray]], out: Path, name: str) -> Path:
+    curves = {(layer, factor): decay(values) for layer, pair in layers.items() for factor, values in pair.items()}
     colors = _block_colors([place(layer)[0] for layer, _ in curves])
     figure = style.new_figure(style.WIDE, 2.9)
     panels = figure.subplots(1, 2, sharey=True)
@@ -74,6 +99,21 @@ def _draw_file(path: Path, out: Path, name: str) -> Path:
     _explain(figure, panels, colors, {place(layer)[1] for layer, _ in curves})
     rows = [(layer, *place(layer), factor, *point) for (layer, factor), points in curves.items() for point in points]
     return style.save(figure, out, name, HEADER, rows)
+
+
+def _draw_mass(curves: dict[str, list[tuple]], out: Path, name: str) -> Path:
+    colors = _block_colors([place(layer)[0] for layer in curves])
+    figure = style.new_figure(style.COLUMN[0] + 0.6, 2.9)
+    axes = figure.subplots()
+    for layer, points in curves.items():
+        block, kind = place(layer)
+        share, mass = [point[3] for point in points], [point[4] for point in points]
+        axes.plot(share, mass, color=colors[block], linestyle=LINES[kind], linewidth=0.9)
+    axes.set(xscale="log", ylim=(-0.03, 1.03))
+    axes.set(xlabel="eigen-pairs kept, by falling mass (fraction)", ylabel="K-FAC mass kept (fraction)")
+    _explain(figure, [axes], colors, {place(layer)[1] for layer in curves})
+    rows = [(layer, *place(layer), *point) for layer, points in curves.items() for point in points]
+    return style.save(figure, out, name, MASS_HEADER, rows)
 
 
 def _block_colors(blocks: list[int | None]) -> dict[int | None, object]:

@@ -1,7 +1,6 @@
 """Accuracies against the swept option of an edit, one figure for each family of edits."""
 
 import math
-import re
 import statistics
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +9,9 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from figures import style
-from figures.tables import read_csv
+from figures.tables import read_results, swept
 
 HEADER = ["id", "option", "value", "metric", "accuracy", "low", "high", "seeds"]
-NUMBER = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
-TEXT = ("experiment", "id", "edit", "option")
 AXIS = {
     ("kfac", "rho"): "rho: curvature mass kept (fraction)",
     ("random_pairs", "rho"): "rho of the K-FAC edit of equal size (fraction)",
@@ -50,30 +47,9 @@ def draw(results_csv: Path, out: Path) -> list[Path]:
     Returns:
         The PNGs.
     """
-    rows = read_csv(results_csv, TEXT)
+    rows = read_results(results_csv)
     base = [row for row in rows if row["id"] == "base"]
-    groups = {key: family for key, family in families(rows).items() if len({row["value"] for row in family}) > 1}
-    names = [name for name, _ in groups]
-    paths = []
-    for (name, option), family in groups.items():
-        file = f"sweep_{name}" if names.count(name) == 1 else f"sweep_{name}_{option}"
-        paths.append(_draw_family(name, option, family, base, out, file))
-    return paths
-
-
-def families(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
-    """Return the edit rows whose id shows the value of their option, by the rest of the id and by option.
-
-    An id is ``kfac-rho0.5``, or ``kfac-rho0.5-draws4`` where two options are crossed; that one is of family
-    ``kfac-draws4``.
-    """
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for row in rows:
-        if row["option"] and isinstance(row["value"], float) and math.isfinite(row["value"]):
-            name, shown = re.subn(rf"-{re.escape(row['option'])}{NUMBER}(?=-|$)", "", row["id"], count=1)
-            if shown:
-                groups.setdefault((name, row["option"]), []).append(row)
-    return groups
+    return [_draw_family(*family, base, out) for family in swept(rows)]
 
 
 def summarise(rows: list[dict], metric: str, several: bool) -> Point:
@@ -95,7 +71,7 @@ def summarise(rows: list[dict], metric: str, several: bool) -> Point:
     return Point(mean, *(measured[0].get(f"{metric}_{end}", math.nan) for end in ("low", "high")), 1)
 
 
-def _draw_family(name: str, option: str, family: list[dict], base: list[dict], out: Path, file: str) -> Path:
+def _draw_family(name: str, option: str, label: str, family: list[dict], base: list[dict], out: Path) -> Path:
     values = sorted({row["value"] for row in family})
     seeds = len({row["seed"] for row in family})
     figure = style.new_figure(style.COLUMN[0], 2.9)
@@ -114,7 +90,7 @@ def _draw_family(name: str, option: str, family: list[dict], base: list[dict], o
     notes = ["bars: 95 % Wilson interval" if seeds == 1 else f"bars: ± sd over {seeds} seeds"]
     notes += ["dotted: before the edit"] if base else []
     figure.legend(loc="outside upper center", ncols=4, handlelength=1.3, columnspacing=1.0, title="; ".join(notes))
-    return style.save(figure, out, file, HEADER, rows)
+    return style.save(figure, out, f"sweep_{label}", HEADER, rows)
 
 
 def _draw_points(axes, look: style.Look, values: list[float], points: list[Point]) -> None:

@@ -5,6 +5,28 @@ import math
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+TEXT = ("experiment", "id", "edit", "option")  # columns of results.csv that are no numbers
+NUMBER = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
+
+
+class Family(NamedTuple):
+    """Edits that differ in the value of one option only.
+
+    Attributes:
+        name: what their ids have in common.
+        option: the one that differs.
+        label: the name, with the option where another family has the same name.
+        rows: of the results, a row for each seed and value.
+    """
+
+    name: str
+    option: str
+    label: str
+    rows: list[dict]
 
 
 def read_csv(path: Path, text: Collection[str] = ()) -> list[dict]:
@@ -19,10 +41,56 @@ def read_csv(path: Path, text: Collection[str] = ()) -> list[dict]:
         return [{k: v if k in text else _parsed(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
+def read_results(path: Path) -> list[dict]:
+    """Return the rows of a ``results.csv``."""
+    return read_csv(path, TEXT)
+
+
+def families(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Return the edit rows whose id shows the value of their option, by the rest of the id and by option.
+
+    An id is ``kfac-rho0.5``, or ``kfac-rho0.5-draws4`` where two options are crossed; that one is of family
+    ``kfac-draws4``.
+    """
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        if row["option"] and isinstance(row["value"], float) and math.isfinite(row["value"]):
+            name, shown = re.subn(rf"-{re.escape(row['option'])}{NUMBER}(?=-|$)", "", row["id"], count=1)
+            if shown:
+                groups.setdefault((name, row["option"]), []).append(row)
+    return groups
+
+
+def swept(rows: list[dict]) -> list[Family]:
+    """Return the families of edits that have at least two values of their option."""
+    groups = {key: family for key, family in families(rows).items() if len({row["value"] for row in family}) > 1}
+    names = [name for name, _ in groups]
+    return [
+        Family(name, option, name if names.count(name) == 1 else f"{name}_{option}", family)
+        for (name, option), family in groups.items()
+    ]
+
+
 def seed_folders(experiment_folder: Path) -> dict[int, Path]:
     """Return the ``seed<digits>`` folders by seed, ascending; references such as ``seed0-clean`` are left out."""
     found = [(re.fullmatch(r"seed(\d+)", path.name), path) for path in Path(experiment_folder).glob("seed*")]
     return dict(sorted((int(match[1]), path) for match, path in found if match and path.is_dir()))
+
+
+def spectra_files(experiment_folder: Path) -> list[Path]:
+    """Return the ``factors/*.spectra.npz`` of the smallest seed that has any, sorted."""
+    found = (sorted((folder / "factors").glob("*.spectra.npz")) for folder in seed_folders(experiment_folder).values())
+    return next((files for files in found if files), [])
+
+
+def read_spectra(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the eigenvalues of each layer's factors, ``A`` and ``G``, in descending order."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            layer, _, factor = key.rpartition("/")
+            layers.setdefault(layer, {})[factor] = arrays[key].astype(float)
+    return layers
 
 
 def _parsed(cell: str | None) -> float | str:

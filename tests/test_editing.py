@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 
@@ -12,7 +13,8 @@ from datamodules.noise import Symmetric
 from vitmem import models
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.editing import EditData, edits
-from vitmem.editing.kfac import KFAC, RandomPairs, TopRemoved
+from vitmem.editing.auto import AutoEKFAC, choose
+from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
 from vitmem.editing.svd import SVD
 from vitmem.models import select_layers
 
@@ -94,6 +96,20 @@ def test_every_knob_works_and_changes_the_edit(name):
     assert all(0 <= row["mass_kept"] <= 1 + 1e-12 for row in result.report["layers"])
 
 
+def test_every_option_of_kfac_is_tried():
+    tried = {field.name for e in [*KNOBS.values(), KFAC(draws=2, temperature=2.0, examples=9, seed=1, batch_size=9)]
+             for field in dataclasses.fields(KFAC) if getattr(e, field.name) != field.default}  # fmt: skip
+    tried |= {"layers_per_pass", "factor_device"}  # in the next test
+    assert tried == {field.name for field in dataclasses.fields(KFAC)}
+
+
+def test_what_lumped_labels_leave_out_is_reported():
+    shares = [apply(KFAC(labels="topk", top=top)).report["lumped_trace"] for top in (1, 3, 9)]
+    assert shares[0] > shares[1] > shares[2] >= 0
+    assert shares[2] < 1e-12
+    assert apply(KFAC()).report["lumped_trace"] == 0
+
+
 def test_how_the_work_is_done_does_not_change_the_edit():
     plain = apply(KFAC(moments="ekfac")).state_dict
     for how in ({"layers_per_pass": 3}, {"batch_size": 100}, {"factor_device": "cpu"}):
@@ -158,18 +174,42 @@ def test_cost_is_told_before_the_work_and_too_much_is_refused(monkeypatch):
     from vitmem.curvature import cost
 
     lines = []
-    KFAC().apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(announce=lines.append)), keyed_generator(0))
+    KFAC().apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(announce=lines.extend)), keyed_generator(0))
     assert lines[0].startswith("curvature of 8 layers")
     assert "blocks.0.mlp.fc1" in lines[3]
     assert "sums 17.4 kB" in lines[3]  # (64 * 64 + 16 * 16) * 4 bytes
     assert "total: sums 94.2 kB at a time (1 x 21 batches)" in lines[-1]
     lines.clear()
     few = KFAC(layers_per_pass=1)
-    few.apply(MODEL, EditData(DATA, few.sees, CurvatureCache(announce=lines.append)), keyed_generator(0))
+    few.apply(MODEL, EditData(DATA, few.sees, CurvatureCache(announce=lines.extend)), keyed_generator(0))
     assert "total: sums 17.4 kB at a time (8 x 21 batches)" in lines[-1]
     monkeypatch.setattr(cost, "free_memory", lambda device: 100_000)
     with pytest.raises(ValueError, match="set layers_per_pass, or factor_device: cpu"):
-        KFAC().apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(announce=lines.append)), keyed_generator(0))
+        KFAC().apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(announce=lines.extend)), keyed_generator(0))
+
+
+def test_the_choice_of_rho_sees_validation_but_no_label_of_a_training_example():
+    auto = AutoEKFAC(rhos="0.9 0.5", exponents="0.5 1")
+    result = apply(auto)
+    assert auto.sees == {"unlabeled", "validation"}
+    rows = result.report["candidates"]
+    assert [(row["rho"], row["exponent"]) for row in rows[1:]] == [(0.9, 0.5), (0.5, 0.5), (0.9, 1.0), (0.5, 1.0)]
+    choice = result.report["choice"]
+    assert choice["tuning_accuracy"] >= max(row["tuning_accuracy"] for row in rows) - result.report["tolerance"]
+    chosen = apply(EKFAC(rho=choice["rho"], exponent=choice["exponent"])).state_dict
+    assert all(torch.equal(value, chosen[key]) for key, value in result.state_dict.items())
+    hidden = next(iter(EditData(DATA, auto.sees).images(auto)))
+    assert (hidden.given_label == -1).all()
+    for options in ({"rhos": "a"}, {"rhos": ""}, {"exponents": "-1"}, {"rhos": "2"}):
+        with pytest.raises(ValueError, match=r"rhos and exponents|exponent is -1|rho is 2"):
+            AutoEKFAC(**options)
+
+
+def test_the_strongest_edit_that_validation_cannot_tell_from_the_best():
+    rows = [{"tuning_accuracy": a, "changed": c} for a, c in ((0.90, 0.0), (0.92, 0.1), (0.91, 0.2), (0.80, 0.9))]
+    assert choose(rows, 0.015) == rows[2]
+    assert choose(rows, 0.005) == rows[1]
+    assert choose(rows, 0.5) == rows[3]
 
 
 def test_the_cost_of_vit_base_is_foreseen_without_building_it():
@@ -252,7 +292,7 @@ def test_edits_read_only_what_they_declare():
     with pytest.raises(PermissionError, match="'given'"):
         data.given(10, 10)
     assert KFAC().sees == {"unlabeled"}
-    assert KFAC(labels="given").sees == {"given"}
+    assert KFAC(labels="given").sees == {"unlabeled", "given"}
     given = next(iter(EditData(DATA, frozenset({"given"})).given(50, 50)))
     assert (given.given_label >= 0).all()
     assert (given.true_label == -1).all()

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import figures
-from figures import draw_all, sheet, spectra, style, sweep, training
-from figures.tables import read_csv, seed_folders
+from figures import draw_all, frontier, sheet, spectra, staircase, style, sweep, training
+from figures.kronecker import PairMasses
+from figures.tables import families, read_csv, seed_folders
 
 ACCURACIES = list(style.ACCURACIES)
 SHEET = {
@@ -74,7 +75,9 @@ def contents(folder):
 
 def test_draw_all_writes_three_files_for_each_figure(tmp_path):
     paths = draw_all(write_experiment(tmp_path), SHEET)
-    assert [path.name for path in paths] == ["training.png", "sweep_kfac.png", "spectra.png", "sheet.png"]
+    assert [path.name for path in paths] == [
+        f"{name}.png" for name in ("training", "sweep_kfac", "frontier", "spectra", "mass", "staircase", "sheet")
+    ]
     names = {f"{path.stem}.{suffix}" for path in paths for suffix in ("pdf", "png", "csv")}
     assert set(contents(tmp_path / "figures")) == names
 
@@ -82,7 +85,7 @@ def test_draw_all_writes_three_files_for_each_figure(tmp_path):
 def test_draw_all_skips_figures_without_inputs(tmp_path):
     assert draw_all(tmp_path) == []
     write_results(tmp_path / "results.csv")
-    assert [path.name for path in draw_all(tmp_path)] == ["sweep_kfac.png"]
+    assert [path.name for path in draw_all(tmp_path)] == ["sweep_kfac.png", "frontier.png"]
 
 
 def test_same_input_gives_same_bytes_in_another_process_without_torch_or_pyplot(tmp_path):
@@ -185,7 +188,7 @@ def test_sweep_groups_by_id_without_the_value_and_skips_single_values(tmp_path):
 def test_sweep_keeps_crossed_options_apart():
     ids = ["kfac-rho0.5", "kfac-rho0.5-draws4", "kfac-rho0.9-draws4", "kfac-draws2"]  # the last does not sweep rho
     rows = [{"id": name, "edit": "kfac", "option": "rho", "value": 0.5} for name in ids]
-    groups = sweep.families(rows)
+    groups = families(rows)
     assert {key: len(family) for key, family in groups.items()} == {("kfac", "rho"): 1, ("kfac-draws4", "rho"): 2}
 
 
@@ -217,11 +220,147 @@ def test_spectra_draw_every_file_of_the_smallest_seed(tmp_path):
     for name in ("seed1/factors/aaaaaaaabbbb", "seed1/factors/ccccccccdddd", "seed2/factors/eeeeeeeeffff"):
         write_spectra(tmp_path / f"{name}.spectra.npz", size=5)
     (tmp_path / "seed0").mkdir()
-    assert [path.stem for path in spectra.draw(tmp_path, tmp_path)] == ["spectra_aaaaaaaa", "spectra_cccccccc"]
+    assert [path.stem for path in spectra.draw(tmp_path, tmp_path)] == [
+        f"{name}_{digest}" for digest in ("aaaaaaaa", "cccccccc") for name in ("spectra", "mass")
+    ]
 
 
 def test_spectra_of_a_vanished_factor_have_no_ratio():
     assert all(math.isnan(relative) for _, _, relative in spectra.decay(np.zeros(4)))
+
+
+def test_frontier_means_over_seeds_in_the_order_of_the_option(tmp_path):
+    models = {"base": ("", "", ""), "retrain": ("", "", ""), "clean": ("", "", "")}
+    models |= {f"{name}-rho{rho}": (name, "rho", rho) for name in ("ekfac", "kfac") for rho in (0.9, 0.5)}
+    models["svd-keep0.1"] = ("svd", "keep", 0.1)  # one value is no line
+    write_results(tmp_path / "results.csv", seeds=(0, 1, 2), models=models)
+    assert [path.name for path in frontier.draw(tmp_path / "results.csv", tmp_path)] == ["frontier.png"]
+    rows = read_csv(tmp_path / "frontier.csv")
+    assert [row["id"] for row in rows] == ["ekfac", "ekfac", "kfac", "kfac", "base", "retrain"]
+    assert [row["value"] for row in rows[:4]] == [0.5, 0.9, 0.5, 0.9]
+    for metric in ("memorized_accuracy", "validation_accuracy", "ground_truth_accuracy"):
+        accuracies = [0.8, 0.9, 1.0]  # of ekfac-rho0.5, the fifth model
+        expected = [statistics.fmean(accuracies), statistics.stdev(accuracies), 3]
+        assert [rows[0][f"{metric}{part}"] for part in ("", "_sd", "_seeds")] == pytest.approx(expected)
+    assert rows[5]["validation_accuracy"] == pytest.approx(0.3)
+
+
+def test_frontier_of_one_seed_has_no_sd_and_leaves_out_what_was_not_measured(tmp_path):
+    header = ["seed", "id", "edit", "option", "value", *ACCURACIES]
+    rows = [[0, f"kfac-rho{rho}", "kfac", "rho", rho, 0.5, "", 0.5, 0.25] for rho in (0.5, 0.9)]
+    write_csv(tmp_path / "results.csv", header, rows)
+    frontier.draw(tmp_path / "results.csv", tmp_path)
+    row = read_csv(tmp_path / "frontier.csv")[0]
+    assert (row["validation_accuracy"], row["validation_accuracy_seeds"]) == (0.25, 1)
+    assert math.isnan(row["validation_accuracy_sd"])
+    assert math.isnan(row["ground_truth_accuracy"])
+    assert row["ground_truth_accuracy_seeds"] == 0
+
+
+def test_frontier_tells_many_families_apart(tmp_path):
+    models = {f"family{n}-rho{rho}": ("kfac", "rho", rho) for n in range(13) for rho in (0.5, 0.9)}
+    write_results(tmp_path / "results.csv", models=models)
+    frontier.draw(tmp_path / "results.csv", tmp_path)
+    assert len(read_csv(tmp_path / "frontier.csv")) == 26
+    assert len({*frontier.COLORS}) == len({*frontier.MARKERS}) == 8
+
+
+def test_frontier_without_a_swept_option_draws_nothing(tmp_path):
+    write_results(tmp_path / "results.csv", models={"base": ("", "", ""), "kfac-rho0.5": ("kfac", "rho", 0.5)})
+    assert frontier.draw(tmp_path / "results.csv", tmp_path) == []
+
+
+SIZES = {"attn.qkv": (12, 7), "attn.proj": (4, 9), "mlp.fc2": (6, 15)}
+
+
+def write_random_spectra(folder):
+    """Write spectra of two blocks with zeros at the end, and return lambda and mu by layer."""
+    random = np.random.default_rng(0)
+    layers = {
+        f"blocks.{block}.{kind}": [np.append(np.sort(random.exponential(size=n - 2) ** 4)[::-1], [0, 0]) for n in shape]
+        for block in range(2)
+        for kind, shape in SIZES.items()
+    }
+    path = folder / "seed0/factors/0123456789abcdef.spectra.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, **{f"{layer}/{f}": v for layer, pair in layers.items() for f, v in zip("GA", pair, strict=True)})
+    return layers
+
+
+def test_mass_agrees_with_the_sum_over_all_pairs(tmp_path):
+    layers = write_random_spectra(tmp_path)
+    spectra.draw(tmp_path, tmp_path)
+    rows = read_csv(tmp_path / "mass.csv")
+    assert len(rows) == len(layers) * (spectra.THRESHOLDS + 1)
+    for row in rows:
+        mass = np.outer(*layers[row["layer"]])
+        kept = mass >= row["tau"] * (1 - 1e-12)  # tau may be a mass, written with the last bit rounded
+        assert (row["pairs_kept"], row["pairs"]) == (kept.sum(), mass.size)
+        assert row["share_kept"] == pytest.approx(kept.mean())
+        assert row["mass_kept"] == pytest.approx(mass[kept].sum() / mass.sum())
+    assert (rows[0]["block"], rows[0]["type"], rows[0]["pairs_kept"]) == (0, "qkv", 1)
+    assert [rows[spectra.THRESHOLDS][k] for k in ("tau", "share_kept", "mass_kept")] == [0, 1, 1]
+
+
+def test_mass_of_a_vanished_factor_has_no_points(tmp_path):
+    assert spectra.concentration(np.zeros(3), np.ones(2)) == []
+    path = tmp_path / "seed0/factors/0123456789abcdef.spectra.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, **{"head/G": np.zeros(3), "head/A": np.ones(2)})
+    assert [path.name for path in spectra.draw(tmp_path, tmp_path)] == ["spectra.png"]
+    assert staircase.draw(tmp_path, tmp_path) == []
+
+
+def test_staircase_keeps_the_fewest_pairs_that_hold_the_mass(tmp_path):
+    layers = write_random_spectra(tmp_path)
+    assert [path.name for path in staircase.draw(tmp_path, tmp_path)] == ["staircase.png"]
+    rows = read_csv(tmp_path / "staircase.csv")
+    shown = ["blocks.0.attn.qkv", "blocks.0.mlp.fc2", "blocks.1.attn.qkv", "blocks.1.mlp.fc2"]
+    assert list(dict.fromkeys(row["layer"] for row in rows)) == shown
+    for layer in shown:
+        mass = np.outer(*layers[layer])
+        falling = np.sort(mass.ravel())[::-1]
+        for rho in staircase.RHOS:
+            count = 1 + np.searchsorted(np.cumsum(falling), rho * mass.sum())
+            corners = [row for row in rows if (row["layer"], row["rho"]) == (layer, rho)]
+            columns = (mass >= falling[count - 1]).sum(axis=1)
+            assert [(row["i"], row["j_max"]) for row in corners] == [(i, j) for i, j in enumerate(columns, 1) if j]
+            assert {(row["tau"], row["pairs_kept"], row["pairs"]) for row in corners} == {
+                (falling[count - 1], count, mass.size)
+            }
+
+
+def test_staircase_thins_a_long_boundary_and_keeps_its_ends(tmp_path):
+    write_spectra(tmp_path / "seed0/factors/0123456789abcdef.spectra.npz", size=3000)
+    staircase.draw(tmp_path, tmp_path)
+    rows = [row for row in read_csv(tmp_path / "staircase.csv") if row["rho"] == 0.99]
+    corners = [row["i"] for row in rows if row["layer"] == "blocks.0.attn.qkv"]
+    assert 40 <= len(corners) <= staircase.CORNERS
+    assert corners[0] == 1
+    assert rows[len(corners) - 1]["j_max"] >= 1
+
+
+def test_pair_masses_keep_equal_masses_together():
+    masses = PairMasses(np.array([3.0, 1.0, 1.0, 0.0]), np.array([1.0, 1.0]))
+    tau = masses.threshold(0.7)  # of 10: the two threes and one of four ones
+    assert (tau, masses.kept(tau)) == (1.0, (6, 1.0))
+    assert masses.columns(tau).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (
+            ["blocks.0.mlp.fc2", "blocks.0.attn.qkv", "blocks.0.mlp.fc1", "head"],
+            ["blocks.0.attn.qkv", "blocks.0.mlp.fc2"],
+        ),
+        (["blocks.0.fc1", "blocks.1.fc1", "blocks.2.fc1"], ["blocks.0.fc1", "blocks.2.fc1"]),
+        (["stem", "neck", "head"], ["stem", "head"]),
+        ([], []),
+    ],
+)
+def test_staircase_chooses_the_ends_of_the_outer_blocks(layers, expected):
+    assert staircase.choose(layers) == expected
 
 
 def test_sheet_lists_the_labels_shown(tmp_path):

@@ -1,7 +1,9 @@
 """The verbs of ``python -m vitmem``: parsing and printing, no logic."""
 
+import dataclasses
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -97,6 +99,7 @@ def train(arguments: Sequence[str]) -> None:
 def edit(arguments: Sequence[str]) -> None:
     """Edit a trained model."""
     from vitmem import config, experiment, stages
+    from vitmem.distributed import is_main, process_group
     from vitmem.editing import edits
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -112,9 +115,12 @@ def edit(arguments: Sequence[str]) -> None:
     options = vars(parser.read(_flags(rest)))
     extra = {key: options.pop(key, None) for key in ("run", "config", "id", "force", "print_config")}
     chosen = edits()[name](**options)
-    run = stages.TrainedRun.open(extra["run"])
     edit_id = extra["id"] or experiment.edit_id(name, chosen)
-    content = run.edit(chosen, name, edit_id, force=extra["force"])
+    with process_group():
+        run = stages.TrainedRun.open(extra["run"], verbose=True)
+        content = run.edit(chosen, name, edit_id, force=extra["force"])
+        if not is_main():
+            return
     for row in content["report"]["layers"]:
         print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
     seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in content["report"]["seconds"].items())
@@ -158,6 +164,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=str | int | list[int], default="0", help="comma-separated, such as 0,1,2")
     parser.add_argument("--references", type=list[str], default=list(experiment.REFERENCES), help="clean, retrain")
     parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
+    parser.add_argument("--save_weights", type=bool, default=True, help="store the weights of every edit")
     parser.add_argument("--figures", type=bool, default=True, help="draw the figures")
     values = parser.read(_flags(options))
     if values.seed != 0 or values.train_on != "noisy":
@@ -168,6 +175,7 @@ def run(arguments: Sequence[str]) -> None:
         seeds=_seeds(values.seeds),
         references=tuple(values.references),
         edits=experiment.plan_edits(values.edits),
+        save_weights=values.save_weights,
     )
     rows = experiment.run(plan, Path(values.out), force=values.force)
     print("\n" + terminal_table(rows))
@@ -197,6 +205,11 @@ def list_registered(arguments: Sequence[str]) -> None:
     from vitmem.evaluation.metrics import METRICS
     from vitmem.models import SIZES
 
+    def with_options(edit: type) -> str:
+        options = ", ".join(f"{f.name} {f.default}" for f in dataclasses.fields(edit))
+        indent = " " * 6
+        return f"{config.summary(edit)}\n{textwrap.fill(options, 120, initial_indent=indent, subsequent_indent=indent)}"
+
     def described(entries: dict[str, type]) -> dict[str, str]:
         return {name: config.summary(cls) for name, cls in entries.items()}
 
@@ -204,7 +217,7 @@ def list_registered(arguments: Sequence[str]) -> None:
         ("data sets", described(datasets())),
         ("noise kinds", described(NOISES)),
         ("models (and every other vit_* name of timm; width, depth, heads and patch can be given)", SIZES),
-        ("edits", described(edits())),
+        ("edits (with their options and defaults)", {n: with_options(c) for n, c in edits().items()}),
         ("attacks", described(attacks())),
         ("metrics", METRICS),
     ):

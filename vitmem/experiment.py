@@ -44,6 +44,7 @@ class Experiment:
         seeds: one model is trained for each.
         references: which reference models to train beside it: clean, retrain.
         edits: what to do with each base model.
+        save_weights: store the edited weights; without them, each edit is measured and forgotten.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     references: tuple[str, ...] = REFERENCES
     edits: tuple[PlannedEdit, ...] = ()
+    save_weights: bool = True
 
     def __post_init__(self):
         check_name("name", self.name)
@@ -139,7 +141,9 @@ def seed_rows(
         rows.append(result_row({**identity, "id": kind}, reference.evaluate(force=force)["metrics"], None))
     print(f"{base.path}: {len(experiment.edits)} edits", flush=True)
     for planned in experiment.edits:
-        content = base.edit(planned.edit, planned.name, planned.edit_id, force=force, replace=True)
+        content = base.edit(
+            planned.edit, planned.name, planned.edit_id, force=force, replace=True, save=experiment.save_weights
+        )
         measured = base.evaluate(planned.edit_id, force=force)
         rows.append(edit_row(experiment.name, seed, content, measured))
     return rows

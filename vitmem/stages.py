@@ -1,5 +1,6 @@
 """The three stages of a run folder: train, edit, eval. Each is skipped when its inputs have not changed."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -20,6 +21,7 @@ from datamodules.noise import NoiseManifest
 from vitmem import models
 from vitmem.config import RunConfig
 from vitmem.curvature.cache import CurvatureCache
+from vitmem.distributed import is_main
 from vitmem.editing import Edit, EditData
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
@@ -65,6 +67,13 @@ def load_model(folder: Path) -> nn.Module:
         message = " ".join(str(error).split())
         raise ValueError(f"{folder / 'model.safetensors'} cannot be loaded: {message[:300]}") from error
     return model.eval()
+
+
+def with_weights(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Return a twin of a model that holds other weights; tensors are shared, not copied."""
+    twin = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
+    twin.load_state_dict(state, assign=True)
+    return twin
 
 
 def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun":
@@ -143,14 +152,22 @@ class TrainedRun:
     Args:
         path: the folder.
         known_data: its data module, if it is at hand.
+        verbose: tell the cost of curvature layer by layer, not only in total.
+        latest: the last edit's id and weights, so that they can be evaluated without a file.
     """
 
     path: Path
     known_data: MemorisationData | None = None
+    verbose: bool = False
+    latest: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path | str) -> "TrainedRun":
+    def open(cls, path: Path | str, verbose: bool = False) -> "TrainedRun":
         """Open a run folder.
+
+        Args:
+            path: the folder.
+            verbose: see the class.
 
         Raises:
             ValueError: it is not a finished run folder, or something in it was changed.
@@ -159,7 +176,7 @@ class TrainedRun:
         folder.check()
         if not folder.is_trained:
             raise ValueError(f"{path} is not finished training; run the command that started it again")
-        return cls(Path(path))
+        return cls(Path(path), verbose=verbose)
 
     @cached_property
     def config(self) -> RunConfig:
@@ -178,13 +195,22 @@ class TrainedRun:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The unedited model, in eval mode."""
-        return load_model(self.path)
+        """The unedited model, in eval mode, on a GPU if there is one."""
+        return load_model(self.path).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models are edited and measured."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def cache(self) -> CurvatureCache:
         """Curvature of this run's model."""
-        return CurvatureCache(self.path / "factors")
+
+        def announce(lines: list[str]) -> None:
+            print("\n".join(lines if self.verbose else [f"{lines[0]} {lines[-1].strip()}"]), flush=True)
+
+        return CurvatureCache(self.path / "factors", announce)
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -195,7 +221,9 @@ class TrainedRun:
         """Return the ids of the edits that the folder holds."""
         return sorted(p.parent.name for p in self.path.glob("edits/*/edit.json"))
 
-    def edit(self, edit: Edit, name: str, edit_id: str, *, force: bool = False, replace: bool = False) -> dict:
+    def edit(
+        self, edit: Edit, name: str, edit_id: str, *, force: bool = False, replace: bool = False, save: bool = True
+    ) -> dict:
         """Apply an edit and store the weights; do nothing if the same edit is there.
 
         Args:
@@ -204,6 +232,7 @@ class TrainedRun:
             edit_id: name of the result in the folder.
             force: do it again even so.
             replace: do it again if the folder holds another edit of that id, instead of refusing.
+            save: store the weights; without them, the edit must be evaluated before the next one.
 
         Returns:
             What ``edit.json`` holds.
@@ -213,9 +242,10 @@ class TrainedRun:
         inputs = digest({"weights": self.weights_sha256, "name": name, "options": options, "noise": self.noise_sha256})
         if (folder / "edit.json").exists() and not force:
             known = read_edit_json(folder)
-            if known["inputs"] == inputs:
+            saved = known["weights_sha256"] is not None
+            if known["inputs"] == inputs and (saved or (not save and self._measured(edit_id, inputs))):
                 return known
-            if not replace:
+            if known["inputs"] != inputs and not replace:
                 difference = _difference({"edit": known["name"], **known["options"]}, {"edit": name, **options})
                 raise ValueError(
                     f"{folder} holds an edit with other options ({difference}); "
@@ -224,9 +254,16 @@ class TrainedRun:
         edit.check(self.model)
         data = EditData(self.data, edit.sees, self.cache)
         result = edit.apply(self.model, data, keyed_generator(self.config.seed, 5))
+        self.latest.clear()
+        self.latest[edit_id] = result.state_dict
+        if not is_main():
+            return {"id": edit_id, "report": result.report}
         folder.mkdir(parents=True, exist_ok=True)
-        description = json.loads((self.path / "model.json").read_text())
-        save_model(folder, result.state_dict, description)
+        weights = folder / "model.safetensors"
+        if save:
+            save_model(folder, result.state_dict, json.loads((self.path / "model.json").read_text()))
+        else:
+            weights.unlink(missing_ok=True)
         content = {
             "id": edit_id,
             "name": name,
@@ -235,11 +272,20 @@ class TrainedRun:
             "sees": sorted(edit.sees),
             "inputs": inputs,
             "report": result.report,
-            "weights_sha256": file_digest(folder / "model.safetensors"),
+            "weights_sha256": file_digest(weights) if save else None,
             "provenance": provenance(),
         }
         write_atomically(folder / "edit.json", to_json(content))
         return content
+
+    def _measured(self, edit_id: str, weights: str) -> dict | None:
+        """Return what ``metrics.json`` holds if it belongs to these weights and data."""
+        path = self.path / "evals" / edit_id / "metrics.json"
+        known = json.loads(path.read_text()) if path.exists() else {"inputs": None}
+        return known if known["inputs"] == self._evaluation_inputs(weights) else None
+
+    def _evaluation_inputs(self, weights: str) -> str:
+        return digest({"weights": weights, "noise": self.noise_sha256, "data": self.data.data.fingerprint})
 
     @cached_property
     def noise_sha256(self) -> str:
@@ -256,22 +302,33 @@ class TrainedRun:
         Returns:
             What ``metrics.json`` holds.
         """
-        weights = self.path if edit_id == BASE else self.path / "edits" / edit_id
-        sha256 = self.weights_sha256 if edit_id == BASE else read_edit_json(weights)["weights_sha256"]
-        folder = self.path / "evals" / edit_id
-        inputs = digest({"weights": sha256, "noise": self.noise_sha256, "data": self.data.data.fingerprint})
-        if (folder / "metrics.json").exists() and not force:
-            known = json.loads((folder / "metrics.json").read_text())
-            if known["inputs"] == inputs:
-                return known
-        model = self.model if edit_id == BASE else load_model(weights)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        folder = self.path / "edits" / edit_id
+        if edit_id == BASE:
+            weights = self.weights_sha256
+        else:
+            content = read_edit_json(folder)
+            weights = content["weights_sha256"] or content["inputs"]
+        known = self._measured(edit_id, weights)
+        if known and not force:
+            return known
+        if edit_id == BASE:
+            model = self.model
+        elif edit_id in self.latest:
+            model = with_weights(self.model, self.latest[edit_id])
+        else:
+            model = load_model(folder)
         loaders = dict(zip((TRAIN, VALIDATION), self.data.val_dataloader(), strict=True))
-        table = predict(model.to(device), loaders, device)
+        table = predict(model.to(self.device), loaders, self.device)
+        folder = self.path / "evals" / edit_id
         found = {name: dataclasses.asdict(metric) for name, metric in metrics.compute(table).items()}
         folder.mkdir(parents=True, exist_ok=True)
         table.save(folder / "examples.npz")
-        content = {"id": edit_id, "inputs": inputs, "metrics": found, "provenance": provenance()}
+        content = {
+            "id": edit_id,
+            "inputs": self._evaluation_inputs(weights),
+            "metrics": found,
+            "provenance": provenance(),
+        }
         write_atomically(folder / "metrics.json", to_json(content))
         return content
 
@@ -289,6 +346,6 @@ def read_edit_json(folder: Path) -> dict:
         present = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/edit.json"))) or "none"
         raise ValueError(f"{folder} holds no edit; edits of this run: {present}") from error
     weights = folder / "model.safetensors"
-    if not weights.is_file() or file_digest(weights) != expected:
+    if expected is not None and (not weights.is_file() or file_digest(weights) != expected):
         raise ValueError(f"{weights} was changed or damaged after it was written; make the edit again with --force")
     return content

@@ -19,6 +19,7 @@ from vitmem.curvature.factors import LayerFactors, LayerMoments, Sums, load_sums
 from vitmem.curvature.layers import LinearMap, linear_maps
 from vitmem.curvature.moments import LabelRule
 from vitmem.curvature.spectrum import DenseMass, Eigenbasis, KroneckerMass, Mass, decompose_all
+from vitmem.distributed import agreed, is_main
 from vitmem.models import select_layers
 from vitmem.runs import digest
 
@@ -107,10 +108,12 @@ class Curvature:
     Args:
         layers: by name, in the model's order.
         seconds: by stage: collect, decompose, and moments if there was a second pass.
+        lumped: share of the trace of the output curvature that lumped labels leave out.
     """
 
     layers: dict[str, LayerCurvature]
     seconds: dict[str, float]
+    lumped: float
 
 
 class CurvatureCache:
@@ -118,13 +121,13 @@ class CurvatureCache:
 
     Args:
         folder: where sums and spectra are stored; None keeps them in memory only.
-        announce: called with the lines of the cost estimate before a pass over the data; None estimates nothing.
+        announce: called with the lines of the cost estimate before a pass over the data.
     """
 
-    def __init__(self, folder: Path | None = None, announce: Callable[[str], None] | None = None):
+    def __init__(self, folder: Path | None = None, announce: Callable[[list[str]], None] = lambda lines: None):
         self.folder, self.announce = folder, announce
         self._known: dict[str, Curvature] = {}
-        self._bases: dict[str, tuple[dict[str, Eigenbasis], dict[str, float]]] = {}
+        self._bases: dict[str, tuple[dict[str, Eigenbasis], dict[str, float], float]] = {}
         self._weights: tuple[weakref.ref, tuple, str] | None = None
 
     def get(
@@ -149,7 +152,7 @@ class CurvatureCache:
         if key in self._known:
             return self._known[key]
         first = digest({**inputs, "moments": "kfac"})  # the first pass is shared by both kinds of masses
-        bases, seconds = self._eigenbases(model, config, maps, data, first)
+        bases, seconds, lumped = self._eigenbases(model, config, maps, data, first)
         masses: dict[str, Mass] = {n: KroneckerMass(b.lambda_O, b.mu_I) for n, b in bases.items()}
         if config.moments == "ekfac":
 
@@ -162,27 +165,29 @@ class CurvatureCache:
             masses = {name: DenseMass(layer.mean_OI) for name, layer in moments.items()}
             seconds = {**seconds, "moments": took}
         layers = {n: LayerCurvature(m, bases[n], masses[n], bases[n].coordinates(m.matrix())) for n, m in maps.items()}
-        self._known[key] = Curvature(layers, seconds)
+        self._known[key] = Curvature(layers, seconds, lumped)
         return self._known[key]
 
-    def _eigenbases(self, model, config, maps, data, key: str) -> tuple[dict[str, Eigenbasis], dict[str, float]]:
+    def _eigenbases(self, model, config, maps, data, key: str) -> tuple[dict[str, Eigenbasis], dict[str, float], float]:
         if key not in self._bases:
 
             def collect(group: dict[str, LinearMap]) -> dict[str, LayerFactors]:
                 return collect_factors(model, data(), group, tokens=config.tokens, rule=config.rule, **_how(config))
 
-            if self.announce is not None:
-                cost.foresee(model, maps, config, len(data()), self.announce)
+            if is_main():
+                self.announce(cost.foresee(model, maps, config, len(data())))
             factors, took = self._sums(LayerFactors, config, maps, key, collect)
             start = time.perf_counter()
             bases = decompose_all(factors)
-            self._bases[key] = bases, {"collect": took, "decompose": time.perf_counter() - start}
+            any_layer = next(iter(factors.values()))
+            lumped = any_layer.lost_trace / any_layer.total_trace if any_layer.total_trace else 0.0
+            self._bases[key] = bases, {"collect": took, "decompose": time.perf_counter() - start}, lumped
             self._save_spectra(key, bases)
         return self._bases[key]
 
     def _sums(self, kind: type[Sums], config, maps, key: str, collect) -> tuple[dict, float]:
         path = self.folder / f"{key[:16]}.safetensors" if self.folder else None
-        if path and path.exists():
+        if path and agreed(path.exists()):
             sums, metadata = load_sums(path, kind)
             if metadata.get("key") == key:
                 return {name: sums[name] for name in maps}, float(metadata["seconds"])
@@ -193,13 +198,13 @@ class CurvatureCache:
         for first in range(0, len(names), step):
             sums |= collect({name: maps[name] for name in names[first : first + step]})
         seconds = time.perf_counter() - start
-        if path:
+        if path and is_main():
             described = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(CurvatureConfig)}
             save_sums(path, sums, {**described, "key": key, "seconds": f"{seconds:.3f}"})
         return sums, seconds
 
     def _save_spectra(self, key: str, bases: dict[str, Eigenbasis]) -> None:
-        if self.folder is None:
+        if self.folder is None or not is_main():
             return
         arrays = {f"{name}/G": basis.lambda_O.cpu().numpy() for name, basis in bases.items()}
         arrays |= {f"{name}/A": basis.mu_I.cpu().numpy() for name, basis in bases.items()}

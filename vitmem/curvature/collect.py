@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from datamodules.batch import Batch
@@ -26,6 +25,7 @@ from vitmem.curvature.moments import (
     select_tokens,
 )
 from vitmem.curvature.spectrum import Eigenbasis
+from vitmem.distributed import all_sum
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -51,7 +51,7 @@ def observed(
         on_gradient: called with a layer's name and the gradient at its output, in the backward pass.
 
     Raises:
-        RuntimeError: a layer did not fire, or fired twice, in one forward pass.
+        ValueError: a layer did not fire, or fired twice, in one forward pass.
     """
     modes = {module: module.training for module in model.modules()}
     frozen = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -61,7 +61,7 @@ def observed(
     def watch(name: str):
         def forward_hook(module, inputs, output):
             if name in fired:
-                raise RuntimeError(
+                raise ValueError(
                     f"the layer {name!r} ran twice in one forward pass; its factors would mix two uses: leave it out"
                 )
             fired.add(name)
@@ -77,7 +77,7 @@ def observed(
         fired.clear()
         logits_BK = model(image_BCHW)
         if missing := [name for name in layers if name not in fired]:
-            raise RuntimeError(
+            raise ValueError(
                 f"the layer {missing[0]!r} never ran as a module in the forward pass; "
                 "its function is called in another way, so it has no factors: leave it out"
             )
@@ -107,8 +107,8 @@ def sweep_batches(
     rule: LabelRule,
     on_input: Callable[[str, Tensor], None],
     on_gradient: Callable[[str, Tensor], None],
-) -> int:
-    """Run every batch forward once and backward for each label, handing over the chosen rows; return the examples.
+) -> tuple[int, float, float]:
+    """Run every batch forward once and backward for each label, handing over the chosen rows.
 
     Args:
         model: a classifier; it is left as it was.
@@ -118,6 +118,9 @@ def sweep_batches(
         rule: at which labels the loss is taken.
         on_input: called with a name and inputs B T I.
         on_gradient: called with a name and output gradients B T O.
+
+    Returns:
+        Number of examples, the trace of the output curvature that lumped labels leave out, and its whole trace.
     """
     model = uncompiled(model)
     device = next(model.parameters()).device
@@ -129,7 +132,7 @@ def sweep_batches(
     def take_gradient(name: str, g: Tensor) -> None:
         on_gradient(name, select_tokens(maps[name].gradient_rows(g), tokens, "gradient"))
 
-    examples = 0
+    examples, lost, total = 0, 0.0, 0.0
     modules = {name: layer.module for name, layer in maps.items()}
     with observed(model, modules, take_input, take_gradient) as forward:
         for batch in batches:
@@ -141,7 +144,10 @@ def sweep_batches(
                 previous = gradient_BK
             logits_BK.backward(previous)
             examples += len(batch.index)
-    return examples
+            if rule.labels == "topk":
+                traces = rule.lumped_trace(logits_BK)
+                lost, total = lost + traces[0], total + traces[1]
+    return examples, lost, total
 
 
 def collect_factors(
@@ -168,8 +174,7 @@ def collect_factors(
         device: where the sums are kept; by default where the model is.
 
     Raises:
-        ValueError: sums of a lower precision were asked for.
-        RuntimeError: a layer did not fire, or fired twice.
+        ValueError: sums of a lower precision were asked for; a layer did not fire, or fired twice.
 
     Source: Martens & Grosse 2015; Merullo et al. 2025, section 3.
     """
@@ -186,13 +191,16 @@ def collect_factors(
     def on_gradient(name: str, g_BTO: Tensor) -> None:
         add_second_moment(g_sum[name], g_BTO.flatten(0, 1))
 
-    examples = sweep_batches(model, batches, maps, tokens, rule, on_input, on_gradient)
+    scalars = sweep_batches(model, batches, maps, tokens, rule, on_input, on_gradient)
+    examples, lost, total = all_sum(torch.tensor(scalars, dtype=torch.float64)).tolist()
     return {
         name: LayerFactors(
             mirror(all_sum(a_sum.pop(name))),
             mirror(all_sum(g_sum.pop(name))),
             int(all_sum(torch.tensor(positions[name]))),
-            int(all_sum(torch.tensor(examples))),
+            int(examples),
+            lost,
+            total,
         )
         for name in maps
     }
@@ -222,8 +230,7 @@ def collect_moments(
         device: where the sums are kept; by default where the model is.
 
     Raises:
-        ValueError: sums of a lower precision were asked for.
-        RuntimeError: a layer did not fire, or fired twice.
+        ValueError: sums of a lower precision were asked for; a layer did not fire, or fired twice.
 
     Source: George et al. 2018, section 3.
     """
@@ -241,7 +248,7 @@ def collect_moments(
     def on_gradient(name: str, g_BTO: Tensor) -> None:
         add_gradient_moment(sums[name], g_BTO @ u_g[name], seen[name])
 
-    examples = sweep_batches(model, batches, maps, tokens, rule, on_input, on_gradient)
+    examples, *_ = sweep_batches(model, batches, maps, tokens, rule, on_input, on_gradient)
     total = int(all_sum(torch.tensor(examples)))
     return {name: LayerMoments(all_sum(sums[name]), total) for name in maps}
 
@@ -250,14 +257,3 @@ def check_precision(dtype: torch.dtype) -> None:
     """Raise ValueError unless sums of this type are precise enough for eigenvectors."""
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"factors cannot be summed in {dtype}; use float32 or float64")
-
-
-def all_sum(tensor: Tensor) -> Tensor:
-    """Return the sum over all processes; the tensor itself where there is one."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        device = tensor.device
-        if dist.get_backend() == "nccl":
-            tensor = tensor.cuda()
-        dist.all_reduce(tensor)
-        tensor = tensor.to(device)
-    return tensor

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,17 +51,17 @@ def layer_costs(maps: Mapping[str, LinearMap], moments: str, dtype: str) -> list
     return costs
 
 
-def foresee(
-    model: nn.Module, maps: Mapping[str, LinearMap], config, batches: int, announce: Callable[[str], None]
-) -> None:
-    """Announce the cost of collecting and decomposing, and refuse what does not fit into memory.
+def foresee(model: nn.Module, maps: Mapping[str, LinearMap], config, batches: int) -> list[str]:
+    """Return the cost of collecting and decomposing in words, and refuse what does not fit into memory.
 
     Args:
         model: the classifier.
         maps: the chosen linear maps.
         config: a ``CurvatureConfig``.
         batches: steps of one pass over the data.
-        announce: called with each line.
+
+    Returns:
+        A heading, a line for each layer, and the total.
 
     Raises:
         ValueError: more memory is needed than is free.
@@ -78,10 +78,10 @@ def foresee(
     rate = matmul_rate(device)
     seconds = passes * batches * step_flops(model, maps, config, backward) / rate
     seconds += sum(20 * (c.outputs**3 + c.inputs**3) for c in costs) / (rate / 8)  # eigh, at an eighth of the rate
-    announce(f"curvature of {len(costs)} layers, {config.moments}, labels {config.labels}, tokens {config.tokens}:")
+    lines = [f"curvature of {len(costs)} layers, {config.moments}, labels {config.labels}, tokens {config.tokens}:"]
     for c in costs:
-        announce(f"  {c.layer:<24} {c.outputs:>5} x {c.inputs:<5} sums {_size(c.sums)}, bases {_size(c.kept)}")
-    announce(
+        lines.append(f"  {c.layer:<24} {c.outputs:>5} x {c.inputs:<5} sums {_size(c.sums)}, bases {_size(c.kept)}")
+    lines.append(
         f"  total: sums {_size(held)} at a time ({passes} x {batches} batches), bases {_size(kept)}, "
         f"disk {_size(disk)}, about {seconds:.0f} s"
     )
@@ -91,6 +91,7 @@ def foresee(
             f"the curvature of {len(costs)} layers needs {_size(held)} for sums and {_size(kept)} for bases, and "
             f"{_size(free)} are free; choose fewer layers, set layers_per_pass, or factor_device: cpu"
         )
+    return lines
 
 
 def step_flops(model: nn.Module, maps: Mapping[str, LinearMap], config, backward: int) -> float:

@@ -29,12 +29,16 @@ class LayerFactors(Sums):
         g_sum_OO: sum of g g^T over examples and positions, g the gradient of one example's loss.
         num_positions: terms in ``a_sum_II``.
         num_examples: examples in both.
+        lost_trace: trace of the output curvature that lumped labels left out, summed over examples.
+        total_trace: trace of the whole output curvature, likewise; 0 if labels were not lumped.
     """
 
     a_sum_II: Tensor
     g_sum_OO: Tensor
     num_positions: int
     num_examples: int
+    lost_trace: float = 0.0
+    total_trace: float = 0.0
 
     @property
     def A(self) -> Tensor:
@@ -76,11 +80,17 @@ def save_sums(path: Path, sums: Mapping[str, Sums], metadata: Mapping[str, str])
     tensors = {}
     for name, layer in sums.items():
         for field in dataclasses.fields(layer):
-            tensors[f"{name}/{field.name}"] = torch.as_tensor(getattr(layer, field.name)).cpu().contiguous()
+            tensors[f"{name}/{field.name}"] = _tensor(getattr(layer, field.name))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, dict(metadata))
     partial.replace(path)
+
+
+def _tensor(value: Tensor | float) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.cpu().contiguous()
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
 
 
 def load_sums(path: Path, kind: type[Sums]) -> tuple[dict[str, Sums], dict[str, str]]:

@@ -90,15 +90,13 @@ class LabelRule:
             lump_BK = rest_BK / total_B1.clamp(min=torch.finfo(p_BK.dtype).tiny)
             yield total_B1.sqrt() * (lump_BK - p_BK) / self.temperature
 
-    def lumping_error(self, logits_BK: Tensor) -> float:
-        """Return the share of the trace of the softmax Hessian, summed over examples, that ``topk`` leaves out."""
+    def lumped_trace(self, logits_BK: Tensor) -> tuple[float, float]:
+        """Return the trace of the softmax Hessian that ``topk`` leaves out, and the whole, summed over examples."""
         p_BK = self.probabilities(logits_BK).double()
-        if self.labels != "topk" or self.top >= p_BK.shape[1]:
-            return 0.0
         rest_BK = p_BK.sort(1, descending=True).values[:, self.top :]
         total_B = rest_BK.sum(1)
         lost_B = total_B - rest_BK.square().sum(1) / total_B.clamp(min=1e-300)
-        return float(lost_B.sum() / (1 - p_BK.square().sum(1)).sum().clamp(min=1e-300))
+        return float(lost_B.sum()), float((1 - p_BK.square().sum(1)).sum())
 
 
 def one_hot(label_B: Tensor, classes: int, like: Tensor) -> Tensor:

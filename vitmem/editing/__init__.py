@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from datamodules.batch import Batch, Examples, InMemoryLoader, keyed_generator
 from datamodules.module import MemorisationData
 from datamodules.registry import registered
 from vitmem.curvature.cache import Curvature, CurvatureCache, CurvatureConfig
+from vitmem.distributed import share
 from vitmem.runs import digest
 
 
@@ -115,9 +115,10 @@ class EditData:
         """Return the curvature of a model on the images that the options choose, from the cache if it is there."""
         manifest = self._data.manifest
         fingerprint = digest([manifest.data_fingerprint, manifest.header()["sha256"]])
-        return self._cache.get(model, config, lambda: self._images(config), fingerprint)
+        return self._cache.get(model, config, lambda: self.images(config), fingerprint)
 
-    def _images(self, config: CurvatureConfig) -> "MaskedLoader":
+    def images(self, config: CurvatureConfig) -> "MaskedLoader":
+        """Return the images that curvature options choose, this process's share of them."""
         with_labels = config.labels == "given"
         if with_labels:
             self._allow("given")
@@ -165,17 +166,18 @@ class MaskedLoader:
             yield Batch(batch.image, given, hidden, torch.zeros_like(batch.is_noisy), batch.index)
 
 
-def share() -> tuple[int, int]:
-    """Return this process's rank and the number of processes: example k belongs to process k mod number."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
 def edits() -> dict[str, type[Edit]]:
     """Return the registered edits by name: ours, and those of installed packages (group ``vitmem.edits``)."""
+    from vitmem.editing.auto import AutoEKFAC
     from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
     from vitmem.editing.svd import SVD
 
-    builtin = {"kfac": KFAC, "ekfac": EKFAC, "svd": SVD, "random_pairs": RandomPairs, "top_removed": TopRemoved}
+    builtin = {
+        "kfac": KFAC,
+        "ekfac": EKFAC,
+        "ekfac_auto": AutoEKFAC,
+        "svd": SVD,
+        "random_pairs": RandomPairs,
+        "top_removed": TopRemoved,
+    }
     return registered("vitmem.edits", builtin)

@@ -69,12 +69,13 @@ class KFAC(CurvatureConfig, Edit):
     @property
     def main_option(self) -> str:
         """The option that says how much is kept."""
-        return next((o for o in ("fraction", "pairs", "tau") if getattr(self, o) is not None), "rho")
+        return self.target.kind
 
     @property
     def target(self) -> Target:
         """How much is kept."""
-        return Target(self.main_option, getattr(self, self.main_option))
+        kind = next((o for o in ("fraction", "pairs", "tau") if getattr(self, o) is not None), "rho")
+        return Target(kind, getattr(self, kind))
 
     @property
     def sees(self) -> frozenset[str]:
@@ -121,17 +122,29 @@ class KFAC(CurvatureConfig, Edit):
         self.check(model)
         curvature = data.curvature(model, self)
         start = time.perf_counter()
+        state, rows = self.edited(model, curvature.layers, generator)
+        seconds = {**curvature.seconds, "apply": time.perf_counter() - start}
+        return EditResult(state, {"layers": rows, "seconds": seconds, "lumped_trace": curvature.lumped})
+
+    def edited(
+        self, model: nn.Module, layers: Mapping[str, LayerCurvature], generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], list[dict]]:
+        """Return the edited weights and the report's rows; only masks and two products per layer are computed.
+
+        Args:
+            model: the classifier that the curvature belongs to.
+            layers: curvature of the chosen layers.
+            generator: for controls that draw.
+        """
         state, rows = dict(model.state_dict()), []
-        for name, multiplier_OI in self.weights(curvature.layers, generator).items():
-            layer = curvature.layers[name]
+        for name, multiplier_OI in self.weights(layers, generator).items():
+            layer = layers[name]
             w_OI = edited = layer.map.matrix()
             if not (multiplier_OI == 1).all():
                 edited = layer.basis.compose(layer.coordinates_OI * multiplier_OI.to(layer.coordinates_OI))
                 state |= layer.map.state(edited)
             rows.append(layer_row(name, w_OI, edited, layer, multiplier_OI))
-        return EditResult(
-            state, {"layers": rows, "seconds": {**curvature.seconds, "apply": time.perf_counter() - start}}
-        )
+        return state, rows
 
 
 @dataclass(frozen=True)

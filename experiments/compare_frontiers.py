@@ -1,0 +1,119 @@
+"""Compare families of edits at matched memorised accuracy, paired over seeds, from a results table.
+
+    python experiments/compare_frontiers.py runs/digits_frontier/results.csv [--at 0.2] [--against published]
+
+Prints Markdown: each family where its frontier crosses the memorised accuracy (mean and sd over seeds), the difference
+to the reference family (mean and 95 % t interval, paired over seeds), and the regret of the label-free choice.
+"""
+
+import argparse
+import csv
+import math
+import statistics
+from pathlib import Path
+
+from vitmem.evaluation.frontier import at_memorized, best_ground_truth, paired_difference
+
+METRICS = ("ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
+
+
+def read(path: Path) -> list[dict]:
+    """Return the rows with numbers as floats."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    text = ("experiment", "id", "edit", "option")
+    return [{k: v if k in text else float(v) if v else math.nan for k, v in row.items()} for row in rows]
+
+
+def families(rows: list[dict]) -> dict[str, dict[int, list[dict]]]:
+    """Return the edit rows by family and seed, from the gentlest to the strongest."""
+    found: dict[str, dict[int, list[dict]]] = {}
+    for row in rows:
+        if row["option"]:
+            family = row["id"].rsplit(f"-{row['option']}", 1)[0]
+            found.setdefault(family, {}).setdefault(int(row["seed"]), []).append(row)
+    for by_seed in found.values():
+        for members in by_seed.values():
+            members.sort(key=lambda row: -row["value"])
+    return found
+
+
+def cell(values: list[float]) -> str:
+    """Return mean and sd of the known values, with their number if some are unknown."""
+    known = [value for value in values if not math.isnan(value)]
+    if len(known) < 2:
+        return f"{known[0]:.3f}" if known else "-"
+    note = "" if len(known) == len(values) else f" (n={len(known)})"
+    return f"{statistics.fmean(known):.3f} ± {statistics.stdev(known):.3f}{note}"
+
+
+def matched_table(groups: dict, against: str, at: float) -> list[str]:
+    """Return the Markdown table at one memorised accuracy."""
+    points = {
+        family: {seed: at_memorized(rows, at, METRICS) for seed, rows in by_seed.items()}
+        for family, by_seed in groups.items()
+    }
+    seeds = sorted({seed for by_seed in groups.values() for seed in by_seed})
+    lines = [
+        f"At memorized {at:g}, {len(seeds)} seeds; differences to `{against}`, paired, with 95 % t intervals:",
+        "",
+        "| edit | ground truth | clean train | validation | Δ ground truth | Δ validation |",
+        "|---|---|---|---|---|---|",
+    ]
+    for family, by_seed in points.items():
+        cells = [cell([point[metric] for point in by_seed.values()]) for metric in METRICS]
+        for metric in ("ground_truth_accuracy", "validation_accuracy"):
+            values = ({s: p[metric] for s, p in points[name].items()} for name in (family, against))
+            gap = paired_difference(*values)
+            cells.append("" if family == against else f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]")
+        lines.append(f"| {family} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def regret_table(rows: list[dict], groups: dict, choice: str, drop: float) -> list[str]:
+    """Return what the label-free choice gives up against the best candidate that an oracle would pick, by seed."""
+    lines = [
+        f"`{choice}` against the best ground truth among all candidates with validation at most {drop:g} below base:",
+        "",
+        "| seed | base validation | chosen: memorized / ground truth / validation "
+        "| best: edit, ground truth / validation | regret in ground truth |",
+        "|---|---|---|---|---|",
+    ]
+    regrets = []
+    for row in rows:
+        if row["id"] != choice:
+            continue
+        seed = int(row["seed"])
+        base = next(r for r in rows if r["id"] == "base" and r["seed"] == row["seed"])
+        pool = [r for family, by_seed in groups.items() if family.startswith("full") for r in by_seed.get(seed, [])]
+        best = best_ground_truth(pool, base, drop)
+        if best is None:
+            lines.append(f"| {seed} | {base['validation_accuracy']:.3f} | none within the drop | - | - |")
+            continue
+        regrets.append(best["ground_truth_accuracy"] - row["ground_truth_accuracy"])
+        lines.append(
+            f"| {seed} | {base['validation_accuracy']:.3f} | {row['memorized_accuracy']:.3f} / "
+            f"{row['ground_truth_accuracy']:.3f} / {row['validation_accuracy']:.3f} | {best['id']}, "
+            f"{best['ground_truth_accuracy']:.3f} / {best['validation_accuracy']:.3f} | {regrets[-1]:+.3f} |"
+        )
+    return [*lines, "", f"Mean regret: {cell(regrets)}"] if regrets else []
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--at", type=float, default=0.2)
+    parser.add_argument("--against", default="published")
+    parser.add_argument("--choice", default="ekfac_auto")
+    options = parser.parse_args()
+    rows = read(options.results)
+    groups = families(rows)
+    base = [row["validation_accuracy"] for row in rows if row["id"] == "base"]
+    print("\n".join(matched_table(groups, options.against, options.at)))
+    print(f"\nValidation of the unedited models: {cell(base)}\n")
+    print("\n".join(regret_table(rows, groups, options.choice, 0.01)))
+
+
+if __name__ == "__main__":
+    main()

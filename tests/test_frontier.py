@@ -1,0 +1,42 @@
+import math
+
+import pytest
+
+from vitmem.evaluation.frontier import at_memorized, best_ground_truth, paired_difference
+
+
+def rows(*points):
+    names = ("memorized_accuracy", "ground_truth_accuracy", "validation_accuracy")
+    return [dict(zip(names, point, strict=True)) for point in points]
+
+
+FRONTIER = rows((0.9, 0.1, 0.9), (0.5, 0.4, 0.8), (0.1, 0.6, 0.6))
+
+
+def test_interpolation_between_the_rows_around_the_target():
+    found = at_memorized(FRONTIER, 0.2, ("ground_truth_accuracy", "validation_accuracy"))
+    assert found == pytest.approx({"ground_truth_accuracy": 0.55, "validation_accuracy": 0.65})
+    assert at_memorized(FRONTIER, 0.5, ["validation_accuracy"]) == {"validation_accuracy": pytest.approx(0.8)}
+    back = rows((0.9, 0, 0), (0.3, 1, 1), (0.6, 2, 2), (0.1, 3, 3))
+    assert at_memorized(back, 0.45, ["validation_accuracy"])["validation_accuracy"] == pytest.approx(0.75)
+
+
+def test_a_frontier_that_does_not_reach_the_target_is_unknown():
+    for target in (0.05, 0.95):
+        assert math.isnan(at_memorized(FRONTIER, target, ["validation_accuracy"])["validation_accuracy"])
+    assert math.isnan(at_memorized(FRONTIER[:1], 0.9, ["validation_accuracy"])["validation_accuracy"])
+
+
+def test_the_best_row_within_the_drop():
+    base = {"validation_accuracy": 0.9}
+    assert best_ground_truth(FRONTIER, base, 0.1) is FRONTIER[1]
+    assert best_ground_truth(FRONTIER, base, 0.0) is FRONTIER[0]
+    assert best_ground_truth(FRONTIER[2:], base, 0.1) is None
+
+
+def test_paired_differences():
+    gap = paired_difference({0: 0.5, 1: 0.7, 2: 0.6, 3: math.nan}, {0: 0.4, 1: 0.4, 2: 0.4, 3: 0.1, 4: 0.2})
+    assert (gap.mean, gap.n) == (pytest.approx(0.2), 3)
+    assert gap.high - gap.mean == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-5)  # t of 2 degrees of freedom
+    assert math.isnan(paired_difference({0: 1.0}, {0: 0.5}).low)
+    assert paired_difference({0: 1.0}, {1: 0.5}).n == 0

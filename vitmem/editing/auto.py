@@ -1,0 +1,112 @@
+"""Choosing how much to remove without any label of a wrongly labelled example.
+
+Legend: N examples.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from datamodules.batch import Batch
+from vitmem.editing import EditData, EditResult
+from vitmem.editing.kfac import EKFAC
+
+
+@dataclass(frozen=True)
+class AutoEKFAC(EKFAC):
+    """EK-FAC with rho and g chosen on half of the validation set, by the one-standard-error rule. Options as for kfac.
+
+    Among the candidates whose accuracy on the tuning half (validation examples of even index) is within one standard
+    error of the best, the unedited model included, the one that changes most predictions on training images is taken:
+    the strongest edit that validation cannot tell from the best. No label of a training example is read. Reported
+    validation accuracy includes the tuning half. Source of the rule: Breiman et al. 1984, section 3.4.3.
+
+    Args:
+        rhos: candidates for rho, separated by spaces.
+        exponents: candidates for g, separated by spaces.
+    """
+
+    main_option = None
+
+    rhos: str = "0.97 0.95 0.92 0.9 0.87 0.85 0.82 0.8 0.77 0.75 0.7 0.65 0.6 0.5 0.4"
+    exponents: str = "0.5 0.7 1"
+
+    def __post_init__(self):
+        super().__post_init__()
+        _ = self.candidates
+
+    @property
+    def candidates(self) -> list[EKFAC]:
+        """The edits to choose from."""
+        try:
+            grid = [(float(rho), float(g)) for g in self.exponents.split() for rho in self.rhos.split()]
+        except ValueError as error:
+            raise ValueError(f"rhos and exponents are numbers separated by spaces: {error}") from error
+        if not grid:
+            raise ValueError("rhos and exponents hold no candidate; give numbers separated by spaces")
+        return [dataclasses.replace(_plain(self), rho=rho, exponent=g) for rho, g in grid]
+
+    @property
+    def sees(self) -> frozenset[str]:
+        """What EK-FAC sees, and the validation set."""
+        return super().sees | {"validation"}
+
+    def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
+        """Return the chosen candidate's weights, with the choice in the report."""
+        self.check(model)
+        curvature = data.curvature(model, self)
+        start = time.perf_counter()
+        tuning = [_even(batch) for batch in data.validation(self.batch_size)]
+        training = list(data.images(self))
+        label_N = torch.cat([batch.true_label for batch in tuning])
+        unedited = dict(model.state_dict())
+        before_N = predictions(model, unedited, training)
+        best = accuracy = float((predictions(model, unedited, tuning) == label_N).double().mean())
+        rows = [{"rho": 1.0, "exponent": self.exponent, "tuning_accuracy": accuracy, "changed": 0.0}]
+        for candidate in self.candidates:
+            state, _ = candidate.edited(model, curvature.layers, generator)
+            accuracy = float((predictions(model, state, tuning) == label_N).double().mean())
+            changed = float((predictions(model, state, training) != before_N).double().mean())
+            rows.append(
+                {"rho": candidate.rho, "exponent": candidate.exponent, "tuning_accuracy": accuracy, "changed": changed}
+            )
+            best = max(best, accuracy)
+        tolerance = math.sqrt(best * (1 - best) / len(label_N))
+        choice = choose(rows, tolerance)
+        chosen = dataclasses.replace(_plain(self), rho=choice["rho"], exponent=choice["exponent"])
+        state, layers = chosen.edited(model, curvature.layers, generator)
+        seconds = {**curvature.seconds, "apply": time.perf_counter() - start}
+        report = {"layers": layers, "seconds": seconds, "choice": choice, "tolerance": tolerance, "candidates": rows}
+        return EditResult(state, report)
+
+
+def choose(rows: list[dict], tolerance: float) -> dict:
+    """Return the row that changes most among those within ``tolerance`` of the best tuning accuracy."""
+    best = max(row["tuning_accuracy"] for row in rows)
+    return max((row for row in rows if row["tuning_accuracy"] >= best - tolerance), key=lambda row: row["changed"])
+
+
+def _plain(edit: AutoEKFAC) -> EKFAC:
+    return EKFAC(**{field.name: getattr(edit, field.name) for field in dataclasses.fields(EKFAC)})
+
+
+def _even(batch: Batch) -> Batch:
+    chosen = batch.index % 2 == 0
+    return Batch(*(field[chosen] for field in batch))
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, state: dict[str, Tensor], batches: Iterable[Batch]) -> Tensor:
+    """Return the classes N that a model in eval mode with other weights predicts; the model is not changed."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    found = [functional_call(model, state, batch.image.to(device)).argmax(1).cpu() for batch in batches]
+    model.train(was_training)
+    return torch.cat(found)

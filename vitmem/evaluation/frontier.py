@@ -1,0 +1,69 @@
+"""Comparing edits that trade memory against utility: operating points on frontiers, and paired differences."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+
+def at_memorized(rows: Sequence[Mapping], target: float, metrics: Sequence[str]) -> dict[str, float]:
+    """Return metrics where a frontier crosses a memorised accuracy, linearly between the two rows around it.
+
+    Args:
+        rows: of one model and one family of edits, from the gentlest to the strongest.
+        target: memorised accuracy, in [0, 1].
+        metrics: columns to interpolate.
+
+    Returns:
+        The first crossing; NaN for every metric if the frontier never comes down to the target.
+    """
+    for gentle, strong in itertools.pairwise(rows):
+        high, low = gentle["memorized_accuracy"], strong["memorized_accuracy"]
+        if high >= target >= low:
+            share = 0.0 if high == low else (high - target) / (high - low)
+            return {metric: gentle[metric] + share * (strong[metric] - gentle[metric]) for metric in metrics}
+    return dict.fromkeys(metrics, math.nan)
+
+
+def best_ground_truth(rows: Sequence[Mapping], base: Mapping, drop: float) -> Mapping | None:
+    """Return the row of highest ground truth whose validation accuracy is at most ``drop`` below the base's."""
+    floor = base["validation_accuracy"] - drop
+    within = [row for row in rows if row["validation_accuracy"] >= floor - 1e-12]
+    return max(within, key=lambda row: row["ground_truth_accuracy"], default=None)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences with a 95 % t interval.
+
+    Args:
+        mean: over the pairs.
+        low: lower end; NaN for fewer than two pairs.
+        high: upper end.
+        n: number of pairs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
+    """Return first - second over the seeds for which both are known.
+
+    Args:
+        first: value by seed; NaN counts as unknown.
+        second: likewise.
+    """
+    gaps = [first[s] - second[s] for s in sorted(first) if s in second and not math.isnan(first[s] - second[s])]
+    if not gaps:
+        return Difference(math.nan, math.nan, math.nan, 0)
+    mean, n = statistics.fmean(gaps), len(gaps)
+    if n == 1:
+        return Difference(mean, math.nan, math.nan, 1)
+    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(gaps) / math.sqrt(n)
+    return Difference(mean, mean - half, mean + half, n)

@@ -65,7 +65,8 @@ def matched_table(groups: dict, against: str, at: float) -> list[str]:
         for metric in ("ground_truth_accuracy", "validation_accuracy"):
             values = ({s: p[metric] for s, p in points[name].items()} for name in (family, against))
             gap = paired_difference(*values)
-            cells.append("" if family == against else f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]")
+            interval = f" [{gap.low:+.3f}, {gap.high:+.3f}]" if gap.n > 1 else ""
+            cells.append("" if family == against else f"{gap.mean:+.3f}{interval}")
         lines.append(f"| {family} | " + " | ".join(cells) + " |")
     return lines
 

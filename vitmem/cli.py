@@ -48,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if isinstance(error, Interrupted):
             return _fail(str(error), 130)
-        if isinstance(error, (TrainingDiverged, PermissionError)) and not isinstance(error, OSError):
+        if isinstance(error, TrainingDiverged):
             return _fail(str(error), 1)
         if isinstance(error, OSError) and error.filename is not None:
-            return _fail(f"{error.filename}: {error.strerror}", 2)
-        if isinstance(error, ValueError):
+            return _fail(f"{error.filename} cannot be read or written: {error.strerror}", 2)
+        if isinstance(error, (OSError, ValueError)):
             return _fail(str(error), 2)
         raise
 

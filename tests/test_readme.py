@@ -1,0 +1,82 @@
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from cases import vit
+
+from datamodules.digits import Digits
+from datamodules.module import MemorisationData
+from datamodules.noise import Symmetric
+from vitmem import experiment, stages
+from vitmem.cli import main
+from vitmem.editing import EditData
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+YAMLS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+class Reached(BaseException):
+    """The parser let the command through, and work would begin."""
+
+
+def commands(text):
+    """Return the vitmem commands of a text, in code blocks, in code spans and in YAML headers."""
+    lines = [part for line in re.findall(r"(?m)^(?:    |# Command: )(.*)$", text) for part in line.split(" && ")]
+    lines += re.findall(r"`((?:vitmem|python) [^`]*)`", text)
+    lines = [re.sub(r"\s+\(.*", "", line).strip() for line in lines]
+    return sorted({line for line in lines if re.match(r"(python -m )?vitmem [a-z]", line) and "NAME" not in line})
+
+
+ALL = commands(README) + [c for path in YAMLS for c in commands(path.read_text())]
+
+
+def test_there_are_commands():
+    assert len(ALL) > 5
+    assert any("vitmem train" in command for command in ALL)
+    assert any("vitmem edit" in command for command in ALL)
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_every_command_is_understood(command, monkeypatch):
+    def reached(*arguments, **options):
+        raise Reached
+
+    for module, name in ((stages, "train"), (stages.TrainedRun, "open"), (experiment, "run")):
+        monkeypatch.setattr(module, name, reached)
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(re.sub(r"^(python -m )?vitmem ", "", command))
+    if arguments in (["train"], ["list"]) or arguments[-1] in ("RUN", "FILE.yaml", "--help"):
+        return
+    with pytest.raises(Reached):
+        main(arguments)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
+def test_experiment_files_are_complete(path):
+    header = path.read_text().split("\nname:")[0]
+    for word in ("# Claim:", "# Source:", "# Command:", "# Hardware and cost:", "# Expected:"):
+        assert word in header
+
+
+def test_files_that_are_named_exist():
+    for name in re.findall(r"`((?:vitmem|datamodules|experiments|figures|tests)/[\w./]*)`", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\((?!http)([^)]*)\)", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_example_of_an_edit_works():
+    (source,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    preamble = "from dataclasses import dataclass\nfrom vitmem.editing import Edit, EditResult\n"
+    preamble += "from vitmem.models import select_layers\n"
+    names: dict = {}
+    exec(preamble + source, names)
+    edit = names["Shrink"](factor=0.5)
+    model = vit("token", classes=10, dtype=torch.float32)
+    edit.check(model)
+    result = edit.apply(model, EditData(MemorisationData(Digits(), Symmetric()), edit.sees), torch.Generator())
+    key = "blocks.0.mlp.fc1.weight"
+    assert torch.equal(result.state_dict[key], model.state_dict()[key] * 0.5)

@@ -193,6 +193,21 @@ def test_an_unfinished_run_cannot_be_edited(cli, run_folder):
     assert "not finished training" in errors
 
 
+def test_a_run_killed_before_its_weights_were_written_is_finished(cli, run_folder):
+    weights = (run_folder / "model.safetensors").read_bytes()
+    provenance = json.loads((run_folder / "provenance.json").read_text())
+    for name in ("model.safetensors", "model.json", "metrics.csv"):
+        del provenance["sha256"][name]
+        (run_folder / name).unlink()
+    (run_folder / "provenance.json").write_text(json.dumps(provenance))
+    (run_folder / "metrics.csv").write_text("epoch,half a ro")
+    code, _, errors = cli("train", f"--out={run_folder.parents[1]}", "--name=tiny", *QUICK)
+    assert code == 0, errors
+    assert (run_folder / "model.safetensors").read_bytes() == weights
+    assert (run_folder / "metrics.csv").read_text().count("\n") == 3
+    assert TrainedRun.open(run_folder).edited() == ["kfac-rho0.9"]
+
+
 def test_a_folder_of_something_else_is_never_touched(cli, tmp_path):
     folder = tmp_path / "default" / "seed0"
     folder.mkdir(parents=True)

@@ -122,7 +122,8 @@ def edit(arguments: Sequence[str]) -> None:
         if not is_main():
             return
     for row in content["report"]["layers"]:
-        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
+        name, *values = row.items()
+        print("  ".join([name[1], *(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values)]))
     seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in content["report"]["seconds"].items())
     print(f"{seconds}\nthe edited model is in {run.path / 'edits' / edit_id}; next: vitmem eval {run.path}")
 

@@ -124,14 +124,17 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
 
 
 def begin(folder: RunFolder, config_text: str, data: MemorisationData) -> None:
-    """Write a run's settings and seal them."""
+    """Write a run's settings and seal them: the folder appears whole or not at all."""
     if folder.is_run:
         return
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder.path / "config.yaml", config_text)
-    write_atomically(folder.path / "noise.csv", data.manifest.csv_text())
-    write_atomically(folder.path / "noise.json", to_json(data.manifest.header()))
-    folder.seal(_SETTINGS, data_fingerprint=data.manifest.data_fingerprint)
+    new = folder.path.with_name(f".{folder.path.name}.partial")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    (new / "config.yaml").write_text(config_text)
+    (new / "noise.csv").write_text(data.manifest.csv_text())
+    (new / "noise.json").write_text(to_json(data.manifest.header()))
+    RunFolder(new).seal(_SETTINGS, data_fingerprint=data.manifest.data_fingerprint)
+    new.replace(folder.path)
 
 
 def _difference(old: dict, new: dict, prefix: str = "") -> str:

@@ -357,3 +357,4 @@ def fit(
         )
         last = folder / LAST_CHECKPOINT
         engine.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    write_atomically(folder / "metrics.csv", history_csv(module.history))

@@ -90,7 +90,7 @@ def _eigh_all(matrices: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor,
             for what, (values, vectors) in zip(names, _solve((stack + stack.mT) / 2, names), strict=True):
                 values, vectors = values.flip(0), vectors.flip(1)
                 trace = float(values.clamp(min=0).sum())
-                clamped = float(-values.clamp(max=0).sum()) / trace if trace > 0 else 0.0
+                clamped = float(values.clamp(max=0).abs().sum()) / trace if trace > 0 else 0.0
                 found[what] = (values.clamp(min=0), vectors, clamped)
     return found
 

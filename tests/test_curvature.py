@@ -114,6 +114,16 @@ def test_ekfac_moments_equal_a_loop_over_per_example_gradients(rule, bias, batch
         assert found[name].num_examples == 11
 
 
+def test_reduce_concerns_the_factors_not_the_gradient():
+    model = vit()
+    maps = maps_of(model, "blocks.0.mlp.fc1")
+    bases = decompose_all(collect_factors(model, loader(), maps, tokens="mean", dtype=torch.float64))
+    mean, whole = (
+        collect_moments(model, loader(), maps, bases, tokens=t, dtype=torch.float64) for t in ("mean", "all")
+    )
+    assert torch.equal(mean["blocks.0.mlp.fc1"].squares_OI, whole["blocks.0.mlp.fc1"].squares_OI)
+
+
 @pytest.mark.parametrize("tokens", ["cls", "mean", "all"])
 def test_moments_of_one_row_and_of_few_at_a_time(tokens):
     generator = torch.Generator().manual_seed(0)

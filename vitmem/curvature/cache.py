@@ -174,8 +174,9 @@ class CurvatureCache:
             def collect(group: dict[str, LinearMap]) -> dict[str, LayerFactors]:
                 return collect_factors(model, data(), group, tokens=config.tokens, rule=config.rule, **_how(config))
 
+            lines = cost.foresee(model, maps, config, len(data()))  # in every process, so that all of them refuse
             if is_main():
-                self.announce(cost.foresee(model, maps, config, len(data())))
+                self.announce(lines)
             factors, took = self._sums(LayerFactors, config, maps, key, collect)
             start = time.perf_counter()
             bases = decompose_all(factors)

@@ -224,7 +224,8 @@ def collect_moments(
         batches: as for ``collect_factors``.
         maps: linear maps of the model, by name.
         bases: their eigenbases.
-        tokens: which positions enter the gradient of an example.
+        tokens: which positions enter the gradient of an example: the class token's alone, or all of them (reduce, that
+            is ``mean``, is an approximation of the factors, not of the gradient).
         rule: at which labels the loss is taken.
         dtype: type of the sums, float32 or float64.
         device: where the sums are kept; by default where the model is.
@@ -248,6 +249,7 @@ def collect_moments(
     def on_gradient(name: str, g_BTO: Tensor) -> None:
         add_gradient_moment(sums[name], g_BTO @ u_g[name], seen[name])
 
+    tokens = "all" if tokens == "mean" else tokens
     examples, *_ = sweep_batches(model, batches, maps, tokens, rule, on_input, on_gradient)
     total = int(all_sum(torch.tensor(examples)))
     return {name: LayerMoments(all_sum(sums[name]), total) for name in maps}

@@ -2,7 +2,7 @@
 
     python experiments/bench_curvature.py [--device cuda --width 768 --depth 12 --image 224 --patch 16] [--turns 7]
 
-On a ViT, one batch, all qkv, proj, fc1 and fc2:
+On a ViT, a few batches of one size, all qkv, proj, fc1 and fc2:
 
 - pass: forward and backward for activation gradients only, from the first chosen layer on (what any method must pay);
 - products: the plain covariance products x^T x of all inputs and output gradients, all tokens;
@@ -13,11 +13,12 @@ Then one further value of rho for a 3072 x 768 matrix against its two products, 
 """
 
 import argparse
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -65,16 +66,17 @@ def build(options) -> tuple[torch.nn.Module, Batch, dict]:
     return model, batch, linear_maps(models.select_layers(model, "blocks.*"))
 
 
-def activation_pass(model, batch: Batch, maps: dict) -> None:
+def activation_pass(model, batches: list[Batch], maps: dict) -> None:
     """Run forward, and backward down to the output of the first chosen layer."""
     first = dict(list(maps.items())[:1])
     modules = {name: m.module for name, m in first.items()}
     with observed(model, modules, lambda *_: None, lambda *_: None) as forward:
-        logits = forward(batch.image)
-        logits.backward(torch.softmax(logits.detach(), 1))
+        for batch in batches:
+            logits = forward(batch.image)
+            logits.backward(torch.softmax(logits.detach(), 1))
 
 
-def curvlinops_side(model, batch: Batch, maps: dict):
+def curvlinops_side(model, batches: list[Batch], maps: dict):
     """Return a function that computes curvlinops' factors, or None."""
     try:
         from curvlinops import KFACLinearOperator
@@ -86,7 +88,7 @@ def curvlinops_side(model, batch: Batch, maps: dict):
     loss = torch.nn.CrossEntropyLoss(reduction="mean")
 
     def side() -> None:
-        data = [(batch.image, batch.given_label.to(batch.image.device))]
+        data = [(batch.image, batch.given_label.to(batch.image.device)) for batch in batches]
         operator = KFACLinearOperator(
             model, loss, parameters, data, fisher_type="mc", kfac_approx="expand", check_deterministic=False
         )
@@ -105,13 +107,14 @@ def collecting(options) -> None:
         logits = forward(batch.image)
         logits.backward(torch.softmax(logits.detach(), 1))
     rows = [x.flatten(0, -2).clone() for x in seen]
+    batches = [batch] * options.batches
     sides = {
-        "pass": lambda: activation_pass(model, batch, maps),
-        "products": lambda: [x.T @ x for x in rows],
-        "cls": lambda: collect_factors(model, [batch], maps, tokens="cls"),
-        "all": lambda: collect_factors(model, [batch], maps, tokens="all"),
+        "pass": lambda: activation_pass(model, batches, maps),
+        "products": lambda: [x.T @ x for _ in batches for x in rows],
+        "cls": lambda: collect_factors(model, batches, maps, tokens="cls"),
+        "all": lambda: collect_factors(model, batches, maps, tokens="all"),
     }
-    if (other := curvlinops_side(model, batch, maps)) is not None:
+    if (other := curvlinops_side(model, batches, maps)) is not None:
         sides["curvlinops"] = other
     seconds = in_turn(sides, options.turns, device)
     for name, values in seconds.items():
@@ -158,18 +161,30 @@ def further_rho(options) -> None:
 
 
 def memory_worker(options) -> None:
-    """Print the peak memory in bytes of one side, in a process of its own."""
+    """Print by how many bytes one side raises the memory in use, in a process of its own."""
     model, batch, maps = build(options)
-    if options.worker == "pass":
-        activation_pass(model, batch, maps)
-    elif options.worker == "collect":
-        collect_factors(model, [batch], maps, tokens="all")
-    elif options.worker == "plain":
-        F.cross_entropy(model(batch.image), batch.given_label.to(batch.image.device)).backward()
+    sides = {
+        "pass": lambda: activation_pass(model, [batch], maps),
+        "plain": lambda: F.cross_entropy(model(batch.image), batch.given_label.to(batch.image.device)).backward(),
+        "collect": lambda: collect_factors(model, [batch], maps, tokens="all"),
+    }
     if batch.image.is_cuda:
-        print(torch.cuda.max_memory_allocated())
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        sides[options.worker]()
+        print(torch.cuda.max_memory_allocated() - before)
+        return
+    activation_pass(model, [Batch(*(field[:1] for field in batch))], maps)  # libraries set up buffers of their own
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again at what is in use
+    before = resident("VmRSS")
+    sides[options.worker]()
+    print(resident("VmHWM") - before)
+
+
+def resident(field: str) -> int:
+    """Return a field of this process's status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def memory(options) -> None:
@@ -177,7 +192,9 @@ def memory(options) -> None:
     peak = {}
     for side in ("pass", "plain", "collect"):
         command = [sys.executable, __file__, *sys.argv[1:], "--worker", side]
-        values = [int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # freed tensors go back to the system
+        done = [subprocess.run(command, capture_output=True, text=True, env=environment, check=True) for _ in range(3)]
+        values = [int(run.stdout) for run in done]
         peak[side] = statistics.median(values)
     _, _, maps = build(options)
     tokens = (options.image // options.patch) ** 2 + 1
@@ -192,7 +209,7 @@ def memory(options) -> None:
 def main() -> None:
     """Print everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    defaults = {"width": 192, "depth": 6, "image": 32, "patch": 4, "batch": 64, "classes": 10, "turns": 7}
+    defaults = {"width": 192, "depth": 6, "image": 32, "patch": 4, "batch": 64, "classes": 10, "turns": 7, "batches": 4}
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")

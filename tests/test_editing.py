@@ -307,13 +307,20 @@ def test_curvature_is_collected_once_for_a_sweep_and_kept_on_disk(tmp_path, monk
     passes = []
     original = module.collect_factors
     monkeypatch.setattr(module, "collect_factors", lambda *a, **k: passes.append(1) or original(*a, **k))
+    expected = apply(KFAC(rho=0.7)).state_dict
+    passes.clear()
     first = CurvatureCache(tmp_path)
     for edit in (KFAC(rho=0.5), KFAC(rho=0.9), RandomPairs(rho=0.5), KFAC(rho=0.5, batch_size=7)):
         edit.apply(MODEL, EditData(DATA, edit.sees, first), keyed_generator(0))
     assert len(passes) == 1
     again = KFAC(rho=0.7).apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(tmp_path)), keyed_generator(0))
     assert len(passes) == 1
-    assert all(torch.equal(v, apply(KFAC(rho=0.7)).state_dict[k]) for k, v in again.state_dict.items())
+    assert all(torch.equal(v, expected[k]) for k, v in again.state_dict.items())
+    for stored in tmp_path.glob("*.safetensors"):
+        stored.write_bytes(stored.read_bytes()[:-50])
+    KFAC().apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(tmp_path)), keyed_generator(0))
+    assert len(passes) == 2  # what is damaged is collected again
+    passes.pop()
     different = (
         {"seed": 1}, {"draws": 2}, {"tokens": "cls"}, {"layers": "blocks.0.*"}, {"examples": 100}, {"bias": True},
         {"labels": "exact"}, {"labels": "topk", "top": 3}, {"temperature": 2.0}, {"split": "validation"},

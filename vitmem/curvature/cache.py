@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vitmem.curvature import cost
@@ -188,10 +189,10 @@ class CurvatureCache:
 
     def _sums(self, kind: type[Sums], config, maps, key: str, collect) -> tuple[dict, float]:
         path = self.folder / f"{key[:16]}.safetensors" if self.folder else None
-        if path and agreed(path.exists()):
-            sums, metadata = load_sums(path, kind)
-            if metadata.get("key") == key:
-                return {name: sums[name] for name in maps}, float(metadata["seconds"])
+        stored = _stored(path, kind, key) if path else None
+        if agreed(stored is not None):
+            sums, seconds = stored
+            return {name: sums[name] for name in maps}, seconds
         start = time.perf_counter()
         names = list(maps)
         step = config.layers_per_pass or len(names)
@@ -217,6 +218,15 @@ class CurvatureCache:
         if self._weights is None or self._weights[0]() is not model or self._weights[1] != versions:
             self._weights = weakref.ref(model), versions, weights_digest(model)
         return self._weights[2]
+
+
+def _stored(path: Path, kind: type[Sums], key: str) -> tuple[dict, float] | None:
+    """Return the stored sums of a key and the seconds they took; None if there are none, or they are damaged."""
+    try:
+        sums, metadata = load_sums(path, kind)
+        return (sums, float(metadata["seconds"])) if metadata["key"] == key else None
+    except (OSError, KeyError, SafetensorError):
+        return None
 
 
 def _how(config: CurvatureConfig) -> dict:

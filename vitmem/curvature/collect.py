@@ -18,10 +18,9 @@ from vitmem.curvature.factors import LayerFactors, LayerMoments
 from vitmem.curvature.layers import LinearMap
 from vitmem.curvature.moments import (
     LabelRule,
+    SecondMoment,
     Tokens,
     add_gradient_moment,
-    add_second_moment,
-    mirror,
     select_tokens,
 )
 from vitmem.curvature.spectrum import Eigenbasis
@@ -180,23 +179,23 @@ def collect_factors(
     """
     check_precision(dtype)
     device = device or next(model.parameters()).device
-    a_sum = {n: torch.zeros(m.inputs, m.inputs, dtype=dtype, device=device) for n, m in maps.items()}
-    g_sum = {n: torch.zeros(m.outputs, m.outputs, dtype=dtype, device=device) for n, m in maps.items()}
+    a_sum = {n: SecondMoment(m.inputs, dtype, device) for n, m in maps.items()}
+    g_sum = {n: SecondMoment(m.outputs, dtype, device) for n, m in maps.items()}
     positions = dict.fromkeys(maps, 0)
 
     def on_input(name: str, a_BTI: Tensor) -> None:
-        add_second_moment(a_sum[name], a_BTI.flatten(0, 1))
+        a_sum[name].add(a_BTI.flatten(0, 1))
         positions[name] += a_BTI.shape[0] * a_BTI.shape[1]
 
     def on_gradient(name: str, g_BTO: Tensor) -> None:
-        add_second_moment(g_sum[name], g_BTO.flatten(0, 1))
+        g_sum[name].add(g_BTO.flatten(0, 1))
 
     scalars = sweep_batches(model, batches, maps, tokens, rule, on_input, on_gradient)
     examples, lost, total = all_sum(torch.tensor(scalars, dtype=torch.float64)).tolist()
     return {
         name: LayerFactors(
-            mirror(all_sum(a_sum.pop(name))),
-            mirror(all_sum(g_sum.pop(name))),
+            all_sum(a_sum.pop(name).total()),
+            all_sum(g_sum.pop(name).total()),
             int(all_sum(torch.tensor(positions[name]))),
             int(examples),
             lost,

@@ -22,8 +22,7 @@ from datamodules.batch import keyed_seed
 Tokens = Literal["cls", "all", "mean"]
 Labels = Literal["sampled", "exact", "topk", "given"]
 
-_BLOCKS = 4  # a symmetric matrix is filled in so many block rows: 10 of its 16 blocks are computed
-_SMALL = 256  # below this many features, one product is faster than its parts
+_WORTH = 256  # rows from which on a product is worth reading and writing the whole sum
 
 
 @dataclass(frozen=True)
@@ -127,20 +126,59 @@ def add_second_moment(sum_FF: Tensor, x_RF: Tensor) -> None:
         x_RF: rows; they are cast to the type of the sum.
     """
     x_RF = x_RF.to(sum_FF.dtype)
-    features = len(sum_FF)
-    blocks = _BLOCKS if features >= _SMALL else 1
-    edges = [round(i * features / blocks) for i in range(blocks + 1)]
-    for first, last in itertools.pairwise(edges):
+    for first, last in _blocks(len(sum_FF)):
         if sum_FF.device == x_RF.device:
             sum_FF[first:last, :last].addmm_(x_RF[:, first:last].T, x_RF[:, :last])
         else:
             sum_FF[first:last, :last] += (x_RF[:, first:last].T @ x_RF[:, :last]).to(sum_FF.device)
 
 
+class SecondMoment:
+    """A running sum of x^T x; few rows are gathered until a product is worth the pass over the sum.
+
+    Args:
+        features: F.
+        dtype: type of the sum.
+        device: where the sum is kept.
+    """
+
+    def __init__(self, features: int, dtype: torch.dtype, device: torch.device | str):
+        self._sum_FF = torch.zeros(features, features, dtype=dtype, device=device)
+        self._pending: list[Tensor] = []
+        self._rows = 0
+
+    def add(self, x_RF: Tensor) -> None:
+        """Add rows."""
+        if len(x_RF) < _WORTH:
+            self._pending.append(x_RF.clone())  # a view would keep the whole activation
+            self._rows += len(x_RF)
+            if self._rows >= _WORTH:
+                self._flush()
+        else:
+            add_second_moment(self._sum_FF, x_RF)
+
+    def _flush(self) -> None:
+        if self._pending:
+            add_second_moment(self._sum_FF, torch.cat(self._pending))
+            self._pending, self._rows = [], 0
+
+    def total(self) -> Tensor:
+        """Return the full sum F F."""
+        self._flush()
+        return mirror(self._sum_FF)
+
+
 def mirror(sum_FF: Tensor) -> Tensor:
-    """Return the full symmetric matrix of which ``add_second_moment`` filled the lower block triangle."""
-    lower = sum_FF.tril()
-    return lower + lower.tril(-1).T
+    """Complete, in place, the symmetric matrix of which ``add_second_moment`` filled the lower block triangle."""
+    for first, last in _blocks(len(sum_FF)):
+        sum_FF[:first, first:last] = sum_FF[first:last, :first].T
+    return sum_FF
+
+
+def _blocks(features: int) -> list[tuple[int, int]]:
+    """Return the block rows of a symmetric matrix: n of them leave (n - 1) / 2n of it uncomputed."""
+    blocks = 1 if features < 128 else 4 if features < 640 else 6  # more and smaller products are slower than they save
+    return list(itertools.pairwise(round(i * features / blocks) for i in range(blocks + 1)))
 
 
 def add_gradient_moment(sum_OI: Tensor, g_BTO: Tensor, a_BTI: Tensor, most: int = 1 << 24) -> None:

@@ -131,12 +131,18 @@ class Mass(Protocol):
     def at_least(self, tau: float) -> tuple[float, int]:
         """Return sum and number of the masses >= tau, for tau > 0."""
 
+    def mask(self, tau: float) -> Tensor:
+        """Return where O I the mass is >= tau, for tau > 0."""
+
+    def kept(self, multiplier_OI: Tensor) -> float:
+        """Return the sum of the masses times multipliers."""
+
     def dense(self) -> Tensor:
         """Return the masses O I, float64."""
 
 
 class KroneckerMass:
-    """Masses lambda_i mu_j: a threshold costs a search in mu for each i, and no O x I array is sorted.
+    """Masses lambda_i mu_j: a threshold costs a search in one spectrum for each value of the other, and no sorting.
 
     Args:
         lambda_O: descending, not negative.
@@ -145,12 +151,14 @@ class KroneckerMass:
 
     def __init__(self, lambda_O: Tensor, mu_I: Tensor):
         self.lambda_O, self.mu_I = lambda_O.double(), mu_I.double()
-        swap = len(lambda_O) > len(mu_I)  # search the longer spectrum for each value of the shorter
-        few, many = (self.mu_I, self.lambda_O) if swap else (self.lambda_O, self.mu_I)
+        self._swap = len(lambda_O) > len(mu_I)  # search the longer spectrum for each value of the shorter
+        few, many = (self.mu_I, self.lambda_O) if self._swap else (self.lambda_O, self.mu_I)
+        self._zeros = int((few == 0).sum())
         self._few = few[few > 0].cpu()
-        self._many = many.cpu().flip(0).contiguous()  # ascending, for searchsorted
-        cumulative = many.cpu().cumsum(0)
-        self._cumulative = torch.cat([cumulative.new_zeros(1), cumulative])
+        many = many.cpu()
+        self._ascending = many.flip(0).contiguous()
+        self._cumulative = torch.cat([many.new_zeros(1), many.cumsum(0)])
+        self._bounded = torch.cat([many.new_full((1,), math.inf), many, many.new_full((1,), -math.inf)])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -167,18 +175,39 @@ class KroneckerMass:
         """The largest mass."""
         return float(self.lambda_O[0] * self.mu_I[0])
 
-    def at_least(self, tau: float) -> tuple[float, int]:
-        """Return sum and number of the masses >= tau, exactly as if every product had been rounded and compared."""
+    def _numbers(self, tau: float) -> Tensor:
+        """Return how many values of the longer spectrum reach tau with each of the shorter, exactly.
+
+        Exactly means: as if every product had been rounded to float64 and compared.
+        """
         limit = tau / self._few
-        lowest = torch.full_like(limit, math.inf)
-        step = limit
+        number = len(self._ascending) - torch.searchsorted(self._ascending, limit)
+        last, following = self._bounded[number], self._bounded[number + 1]
+        if not ((self._few * last < tau) | (self._few * following >= tau)).any():
+            return number
+        step = limit  # tau / few was rounded to the wrong side of a value: try the doubles around it
         for _ in range(2):
             step = torch.nextafter(step, torch.zeros_like(step))
-        for _ in range(5):  # the smallest double whose product with few reaches tau is this near tau / few
+        lowest = torch.full_like(limit, math.inf)
+        for _ in range(5):
             lowest = torch.where(self._few * step >= tau, torch.minimum(lowest, step), lowest)
             step = torch.nextafter(step, torch.full_like(step, math.inf))
-        number = len(self._many) - torch.searchsorted(self._many, lowest)
-        return float((self._few * self._cumulative[number]).sum()), int(number.sum())
+        return len(self._ascending) - torch.searchsorted(self._ascending, lowest)
+
+    def at_least(self, tau: float) -> tuple[float, int]:
+        """Return sum and number of the masses >= tau."""
+        number = self._numbers(tau)
+        return float(torch.dot(self._few, self._cumulative[number])), int(number.sum())
+
+    def mask(self, tau: float) -> Tensor:
+        """Return where O I the mass is >= tau: a staircase."""
+        number = torch.cat([self._numbers(tau), torch.zeros(self._zeros, dtype=torch.int64)]).to(self.mu_I.device)
+        rank = torch.arange(len(self._ascending), device=number.device)
+        return rank[:, None] < number if self._swap else rank < number[:, None]
+
+    def kept(self, multiplier_OI: Tensor) -> float:
+        """Return the sum of the masses times multipliers."""
+        return float(self.lambda_O @ (multiplier_OI.double() @ self.mu_I))
 
     def dense(self) -> Tensor:
         """Return the masses O I."""
@@ -220,6 +249,14 @@ class DenseMass:
         """Return sum and number of the masses >= tau."""
         number = len(self._ordered[0]) - int(torch.searchsorted(self._ordered[0], tau))
         return float(self._ordered[1][number]), number
+
+    def mask(self, tau: float) -> Tensor:
+        """Return where O I the mass is >= tau."""
+        return self._mass_OI >= tau
+
+    def kept(self, multiplier_OI: Tensor) -> float:
+        """Return the sum of the masses times multipliers."""
+        return float((self._mass_OI * multiplier_OI).sum())
 
     def dense(self) -> Tensor:
         """Return the masses O I."""
@@ -325,15 +362,16 @@ def _number(bits: int) -> float:
 
 def hard_masks(masses: Sequence[Mass], threshold: Threshold) -> list[Tensor]:
     """Return the masks O I of the pairs that a threshold keeps."""
-    masks, ties = [], threshold.ties
+    if threshold.tau == 0 and math.isinf(threshold.ties):
+        return [torch.ones(mass.shape, dtype=torch.bool, device=mass.dense().device) for mass in masses]
+    if math.isinf(threshold.ties):
+        return [mass.mask(threshold.tau) for mass in masses]
+    masks, ties = [], int(threshold.ties)
     for mass in masses:
-        mass_OI = mass.dense()
-        if math.isinf(ties):
-            masks.append(mass_OI >= threshold.tau)
-            continue
-        mask_OI = mass_OI > threshold.tau
+        mask_OI = mass.mask(math.nextafter(threshold.tau, math.inf))
         if ties > 0:
-            equal = (mass_OI == threshold.tau).flatten().nonzero()[: int(ties), 0]
+            reached_OI = mass.mask(threshold.tau) if threshold.tau > 0 else torch.ones_like(mask_OI)
+            equal = (reached_OI & ~mask_OI).flatten().nonzero()[:ties, 0]
             mask_OI.view(-1)[equal] = True
             ties -= len(equal)
         masks.append(mask_OI)

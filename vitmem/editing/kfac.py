@@ -140,8 +140,11 @@ class KFAC(CurvatureConfig, Edit):
         for name, multiplier_OI in self.weights(layers, generator).items():
             layer = layers[name]
             w_OI = edited = layer.map.matrix()
-            if not (multiplier_OI == 1).all():
-                edited = layer.basis.compose(layer.coordinates_OI * multiplier_OI.to(layer.coordinates_OI))
+            everything = multiplier_OI.all() if multiplier_OI.dtype == torch.bool else (multiplier_OI == 1).all()
+            if not everything:
+                if multiplier_OI.dtype != torch.bool:
+                    multiplier_OI = multiplier_OI.to(layer.coordinates_OI)
+                edited = layer.basis.compose(layer.coordinates_OI * multiplier_OI)
                 state |= layer.map.state(edited)
             rows.append(layer_row(name, w_OI, edited, layer, multiplier_OI))
         return state, rows
@@ -185,13 +188,12 @@ def layer_row(
 
     ``pairs_kept`` and ``mass_kept`` are sums of the multipliers, so a graded filter keeps fractions of pairs.
     """
-    multiplier_OI = multiplier_OI.double()
     total = layer.mass.total
     return {
         "layer": name,
         "pairs": multiplier_OI.numel(),
-        "pairs_kept": round(float(multiplier_OI.sum()), 3),
-        "mass_kept": float((layer.mass.dense() * multiplier_OI).sum()) / total if total > 0 else 1.0,
+        "pairs_kept": round(float(multiplier_OI.sum(dtype=torch.float64)), 3),
+        "mass_kept": layer.mass.kept(multiplier_OI) / total if total > 0 else 1.0,
         "clamped_a": layer.basis.clamped_a,
         "clamped_g": layer.basis.clamped_g,
         "relative_change": relative_change(before_OI, after_OI),

@@ -71,6 +71,10 @@ class MemorisationData(L.LightningDataModule):
         """Return the training set that ``train_on`` names."""
         examples = self.train_examples
         if self.train_on == "retrain":
+            if examples.is_noisy.all():
+                raise ValueError(
+                    "every training label is wrong, so `retrain` has nothing to train on; lower noise.rate"
+                )
             return examples.subset(~examples.is_noisy)
         if self.train_on == "clean":
             return Examples(examples.image, examples.true_label, examples.true_label, examples.index)

@@ -34,8 +34,8 @@ class Noise:
     def __post_init__(self):
         if not 0 <= self.rate <= 1:
             raise ValueError(f"noise.rate is {self.rate}; it is a fraction in [0, 1], not a percentage")
-        if self.seed < 0:
-            raise ValueError(f"noise.seed is {self.seed}; it must not be negative")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"noise.seed is {self.seed}; it must be in [0, 2^32)")
 
     def given_labels(self, true_label: np.ndarray, num_classes: int) -> np.ndarray:
         """Return the corrupted labels.

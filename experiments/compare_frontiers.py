@@ -12,6 +12,7 @@ import math
 import statistics
 from pathlib import Path
 
+from figures.tables import families
 from vitmem.evaluation.frontier import at_memorized, best_ground_truth, paired_difference
 
 METRICS = ("ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
@@ -25,16 +26,13 @@ def read(path: Path) -> list[dict]:
     return [{k: v if k in text else float(v) if v else math.nan for k, v in row.items()} for row in rows]
 
 
-def families(rows: list[dict]) -> dict[str, dict[int, list[dict]]]:
+def by_family(rows: list[dict]) -> dict[str, dict[int, list[dict]]]:
     """Return the edit rows by family and seed, from the gentlest to the strongest."""
     found: dict[str, dict[int, list[dict]]] = {}
-    for row in rows:
-        if row["option"]:
-            family = row["id"].rsplit(f"-{row['option']}", 1)[0]
+    for (family, option), members in families(rows).items():
+        gentle_first = sorted(members, key=lambda row: row["value"], reverse=option != "tau")
+        for row in gentle_first:
             found.setdefault(family, {}).setdefault(int(row["seed"]), []).append(row)
-    for by_seed in found.values():
-        for members in by_seed.values():
-            members.sort(key=lambda row: -row["value"])
     return found
 
 
@@ -71,10 +69,11 @@ def matched_table(groups: dict, against: str, at: float) -> list[str]:
     return lines
 
 
-def regret_table(rows: list[dict], groups: dict, choice: str, drop: float) -> list[str]:
+def regret_table(rows: list[dict], groups: dict, choice: str, pool_families: list[str], drop: float) -> list[str]:
     """Return what the label-free choice gives up against the best candidate that an oracle would pick, by seed."""
     lines = [
-        f"`{choice}` against the best ground truth among all candidates with validation at most {drop:g} below base:",
+        f"`{choice}` against the best ground truth in {', '.join(pool_families)} with validation at most {drop:g} "
+        "below base:",
         "",
         "| seed | base validation | chosen: memorized / ground truth / validation "
         "| best: edit, ground truth / validation | regret in ground truth |",
@@ -86,7 +85,7 @@ def regret_table(rows: list[dict], groups: dict, choice: str, drop: float) -> li
             continue
         seed = int(row["seed"])
         base = next(r for r in rows if r["id"] == "base" and r["seed"] == row["seed"])
-        pool = [r for family, by_seed in groups.items() if family.startswith("full") for r in by_seed.get(seed, [])]
+        pool = [r for family, by_seed in groups.items() if family in pool_families for r in by_seed.get(seed, [])]
         best = best_ground_truth(pool, base, drop)
         if best is None:
             lines.append(f"| {seed} | {base['validation_accuracy']:.3f} | none within the drop | - | - |")
@@ -107,13 +106,14 @@ def main() -> None:
     parser.add_argument("--at", type=float, default=0.2)
     parser.add_argument("--against", default="published")
     parser.add_argument("--choice", default="ekfac_auto")
+    parser.add_argument("--pool", default="full,full_g0.7,full_g1", help="families that the choice is made from")
     options = parser.parse_args()
     rows = read(options.results)
-    groups = families(rows)
+    groups = by_family(rows)
     base = [row["validation_accuracy"] for row in rows if row["id"] == "base"]
     print("\n".join(matched_table(groups, options.against, options.at)))
     print(f"\nValidation of the unedited models: {cell(base)}\n")
-    print("\n".join(regret_table(rows, groups, options.choice, 0.01)))
+    print("\n".join(regret_table(rows, groups, options.choice, options.pool.split(","), 0.01)))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,15 @@ def bad_train():
         (["--model.heads=3"], ["width 16 is not a multiple of model.heads 3"]),
         (["--config=nowhere.yaml"], ["nowhere.yaml"]),
         (["--data.root=/x"], ["data.root"]),
+        (["--train.epoch=1"], ["train.epoch"]),
+        (["--trainer.precision=13"], ["precision", "13"]),
+        (["--trainer.accelerator=banana"], ["accelerator", "banana"]),
+        (["--trainer.devices=2"], ["trainer.devices is 2"]),
+        (["--seed=99999999999999999999999"], ["seed is", "2^63"]),
+        (["--noise.seed=99999999999"], ["noise.seed is", "2^32"]),
+        (["--name=../up"], ["--name is '../up'"]),
+        (["--noise.rate=1", "--train_on=retrain"], ["nothing to train on"]),
+        (["--model.name=vit_base_patch16_224.nope"], ["vit_base_patch16_224.nope"]),
     ]
 
 
@@ -64,6 +73,10 @@ def test_bad_input_to_train(cli, tmp_path, arguments, words):
         (["kfac", "."], ["not a run folder"]),
         (["kfac"], ["run"]),
         (["kfac", "RUN", "--id=../../up"], ["--id", "../../up"]),
+        (["kfac", "RUN", "--id=base"], ["--id is 'base'"]),
+        (["kfac", "RUN", "--rh=0.5"], ["rh"]),
+        (["ekfac_auto", "RUN", "--fraction=0.5"], ["fraction is given"]),
+        (["ekfac_auto", "RUN", "--layers=blocks.0.*", "--layer_choices=head"], ["'head' chooses head"]),
     ],
 )
 def test_bad_input_to_edit(cli, run_folder, arguments, words):
@@ -87,9 +100,18 @@ def test_bad_input_to_edit(cli, run_folder, arguments, words):
         (("{name: svd, keep: 0.5}", "{name: kfac, rho: 0.5}"), ["'kfac-rho0.5'", "`id`"]),
         (("epochs: 1", "epoch: 1"), ["'train'", "'epoch'"]),
         (("name: small", "name: a/b"), ["name is 'a/b'"]),
-        (("name: small", "references: [cleen]"), ["unknown reference 'cleen'"]),
+        (("name: small", "references: [cleen]"), ["references are ['cleen']", "clean, retrain"]),
         (("name: small", "noise: {kind: symmetric, rate: 7}"), ["noise.rate is 7"]),
         (("name: small", "seeds: [0, 0]"), ["seeds are [0, 0]"]),
+        (("name: small", "name: null"), ["name is None"]),
+        (("name: small", "data: null"), ["data is None"]),
+        (("name: small", "references: [clean, clean]"), ["each at most once"]),
+        (("name: small", "noise: {rate: 1.0}"), ["nothing to train on"]),
+        (("rho: [0.5, 0.9]", "rho: []"), ["edits[0]: rho is an empty list"]),
+        (("rho: [0.5, 0.9]", "rho: null"), ["edits[0]", "rho is null"]),
+        (("name: kfac", "name: kfac, id: ../x"), ["edits[0]: id is '../x'"]),
+        (("name: kfac", "name: kfac, id: 3"), ["edits[0]: id is 3"]),
+        (("train: {epochs: 1, batch_size: 400, warmup_epochs: 0}", "train: 3"), ["train"]),
     ],
 )
 def test_bad_experiment_files(cli, experiment, tmp_path, change, words):

@@ -355,6 +355,23 @@ def test_a_compiled_model_gives_the_same_factors():
     assert all(torch.equal(one[n].g_sum_OO, two[n].g_sum_OO) for n in maps)
 
 
+def masses_in_tenths(seed):
+    generator = torch.Generator().manual_seed(seed)
+    few, many = (torch.randint(1, 6, (n,), generator=generator).double() / 10 for n in (4, 5))
+    return both(few, many)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ties_that_are_not_exact_in_binary(seed):
+    for rho in (0.3, 0.5, 0.7, 0.9):
+        for mass in masses_in_tenths(seed):
+            (mask,) = keep(mass, "rho", rho)
+            kept = mass.dense()[mask]
+            assert kept.sum() >= rho * mass.total * (1 - 1e-9)
+            assert kept.sum() - kept.min() < rho * mass.total * (1 + 1e-9)
+            assert kept.min() >= mass.dense()[~mask].max()
+
+
 def random_factors(seed, inputs=4, outputs=3, rank=None):
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(rank or 9, inputs, generator=generator, dtype=torch.float64)

@@ -119,6 +119,32 @@ def test_how_the_work_is_done_does_not_change_the_edit():
             assert torch.allclose(other[key], value, atol=1e-4 * float(value.abs().max()))
 
 
+@pytest.mark.parametrize("edit", [KFAC(), EKFAC(rho=0.5), SVD(keep=0.3)])
+def test_a_compiled_model_is_edited_like_the_original(edit):
+    compiled = torch.compile(MODEL, backend="eager")
+    found = edit.apply(compiled, EditData(DATA, edit.sees, CurvatureCache()), keyed_generator(0)).state_dict
+    assert all(torch.equal(value, found[key]) for key, value in apply(edit).state_dict.items())
+
+
+def test_layers_are_chosen_too():
+    auto = AutoEKFAC(rhos="0.9 0.5", exponents="1", layer_choices="blocks.0.* | blocks.*.mlp.*")
+    report = apply(auto).report
+    assert {row["layers"] for row in report["candidates"]} == {"blocks.*", "blocks.0.*", "blocks.*.mlp.*"}
+    chosen = select_layers(MODEL, report["choice"]["layers"])
+    assert [row["layer"] for row in report["layers"]] == list(chosen)
+
+
+def test_curvature_that_vanishes_is_refused():
+    with pytest.raises(ValueError, match="every layer's curvature is zero"):
+        apply(KFAC(temperature=1e30))
+
+
+def test_nothing_to_collect_from_is_refused():
+    clean = MemorisationData(Digits(), Symmetric(rate=0.0))
+    with pytest.raises(ValueError, match="no images to collect from: noisy is 'only'"):
+        KFAC(noisy="only").apply(MODEL, EditData(clean, KFAC(noisy="only").sees), keyed_generator(0))
+
+
 def test_a_bias_takes_part_only_when_asked():
     assert torch.equal(apply(KFAC()).state_dict["blocks.0.mlp.fc1.bias"], MODEL.state_dict()["blocks.0.mlp.fc1.bias"])
     with_bias = vit("token", classes=10, dtype=torch.float32)  # fresh biases are zero and would stay so

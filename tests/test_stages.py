@@ -193,6 +193,24 @@ def test_an_unfinished_run_cannot_be_edited(cli, run_folder):
     assert "not finished training" in errors
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", "not json"])
+def test_a_damaged_evaluation_is_measured_again(cli, run_folder, content):
+    metrics = run_folder / "evals" / "base" / "metrics.json"
+    before = json.loads(metrics.read_text())["metrics"]
+    metrics.write_text(content)
+    assert cli("eval", run_folder)[0] == 0
+    assert json.loads(metrics.read_text())["metrics"] == before
+
+
+def test_force_with_impossible_flags_loses_nothing(cli, run_folder):
+    before = (run_folder / "model.safetensors").read_bytes()
+    out = run_folder.parents[1]
+    code, _, _ = cli("train", f"--out={out}", "--name=tiny", *QUICK, "--force", "--trainer.accelerator=banana")
+    assert code == 2
+    assert (run_folder / "model.safetensors").read_bytes() == before
+    assert not [path for path in run_folder.parent.iterdir() if path.name.startswith(".")]
+
+
 def test_a_run_killed_before_its_weights_were_written_is_finished(cli, run_folder):
     weights = (run_folder / "model.safetensors").read_bytes()
     provenance = json.loads((run_folder / "provenance.json").read_text())

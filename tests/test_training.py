@@ -143,6 +143,34 @@ def test_warmup_and_cosine():
     assert warmup_cosine(0, 0, 5) == 1.0
 
 
+@pytest.mark.parametrize("step", [22, 23])
+def test_ctrl_c_in_the_last_epoch_stops_too_and_nothing_is_lost(step, uninterrupted, interrupt_at, tmp_path):
+    interrupt_at(step)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run")
+    interrupt_at(-1)
+    weights, metrics = train(tmp_path / "run")
+    assert all(torch.equal(weights[name], value) for name, value in uninterrupted[0].items())
+    assert metrics == uninterrupted[1]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_precisions_train_with_clipping(precision, tmp_path):
+    data = MemorisationData(Digits(), Symmetric(), batch_size=600)
+    model = models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
+    trainer = TrainerConfig(accelerator="cpu", precision=precision)
+    fit(model, data, TrainConfig(epochs=1), trainer, seed=0, folder=tmp_path)
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == 2
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(tmp_path / "run", TrainConfig(epochs=1, batch_size=600))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"last.ckpt is damaged; remove it"):
+        train(tmp_path / "run", TrainConfig(epochs=2, batch_size=600))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

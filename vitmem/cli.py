@@ -71,12 +71,7 @@ def _add_output(parser, name: str | None) -> None:
     parser.add_argument("--out", type=str, default="runs", help="folder of all experiments")
     if name is not None:
         parser.add_argument("--name", type=str, default=name, help="folder name of this experiment")
-    parser.add_argument("--force", type=bool, default=False, help="do again, and replace, what is there")
-
-
-def _flags(arguments: Sequence[str]) -> list[str]:
-    """Let ``--force`` stand for ``--force true``."""
-    return ["--force=true" if argument == "--force" else argument for argument in arguments]
+    parser.add_argument("--force", action="store_true", help="do again, and replace, what is there")
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -88,7 +83,7 @@ def train(arguments: Sequence[str]) -> None:
         arguments, "vitmem train", "Train a vision transformer on data with injected wrong labels, into OUT/NAME/seedK."
     )
     _add_output(parser, "default")
-    values = parser.read(_flags(arguments))
+    values = parser.read(arguments)
     settings = config.run_config(values)
     suffix = "" if settings.train_on == "noisy" else f"-{settings.train_on}"
     folder = Path(values.out) / check_name("--name", values.name) / f"seed{settings.seed}{suffix}"
@@ -111,8 +106,8 @@ def edit(arguments: Sequence[str]) -> None:
     parser.add_argument("run", type=str, help="run folder, such as runs/digits/seed0")
     parser.add_argument("--config", action=config.ActionConfigFile, help="YAML file with any of these options")
     parser.add_argument("--id", type=str | None, default=None, help="name of the result; default: NAME and main option")
-    parser.add_argument("--force", type=bool, default=False, help="do again, and replace, what is there")
-    options = vars(parser.read(_flags(rest)))
+    parser.add_argument("--force", action="store_true", help="do again, and replace, what is there")
+    options = vars(parser.read(rest))
     extra = {key: options.pop(key, None) for key in ("run", "config", "id", "force", "print_config")}
     chosen = edits()[name](**options)
     edit_id = extra["id"] or experiment.edit_id(name, chosen)
@@ -122,8 +117,8 @@ def edit(arguments: Sequence[str]) -> None:
         if not is_main():
             return
     for row in content["report"]["layers"]:
-        name, *values = row.items()
-        print("  ".join([name[1], *(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values)]))
+        values = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if k != "layer"]
+        print("  ".join([row["layer"], *values]))
     seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in content["report"]["seconds"].items())
     print(f"{seconds}\nthe edited model is in {run.path / 'edits' / edit_id}; next: vitmem eval {run.path}")
 
@@ -139,8 +134,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--edits", type=str | None, default=None, help="ids of the edits, comma-separated; default: all"
     )
-    parser.add_argument("--force", type=bool, default=False, help="measure again")
-    values = parser.read(_flags(arguments))
+    parser.add_argument("--force", action="store_true", help="measure again")
+    values = parser.read(arguments)
     run = stages.TrainedRun.open(values.run)
     ids = None if values.edits is None else [name for name in values.edits.split(",") if name]
     rows = experiment.evaluate_folder(run, ids, force=values.force)
@@ -167,14 +162,14 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
     parser.add_argument("--save_weights", type=bool, default=True, help="store the weights of every edit")
     parser.add_argument("--figures", type=bool, default=True, help="draw the figures")
-    values = parser.read(_flags(options))
+    values = parser.read(options)
     if values.seed != 0 or values.train_on != "noisy":
         raise ValueError("an experiment has `seeds` and `references`; seed and train_on belong to `vitmem train`")
     plan = experiment.Experiment(
         name=values.name,
         run=config.run_config(values),
         seeds=_seeds(values.seeds),
-        references=tuple(values.references),
+        references=tuple(values.references or ()),
         edits=experiment.plan_edits(values.edits),
         save_weights=values.save_weights,
     )
@@ -217,7 +212,7 @@ def list_registered(arguments: Sequence[str]) -> None:
     for title, entries in (
         ("data sets", described(datasets())),
         ("noise kinds", described(NOISES)),
-        ("models (and every other vit_* name of timm; width, depth, heads and patch can be given)", SIZES),
+        ("models (and most other vit_* names of timm; width, depth, heads and patch can be given)", SIZES),
         ("edits (with their options and defaults)", {n: with_options(c) for n, c in edits().items()}),
         ("attacks", described(attacks())),
         ("metrics", METRICS),

@@ -27,7 +27,7 @@ class Parser(ArgumentParser):
     """jsonargparse's parser with errors as one-line ValueErrors."""
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, exit_on_error=False, **kwargs)
+        super().__init__(*args, exit_on_error=False, allow_abbrev=False, **kwargs)
 
     def read(self, arguments: Sequence[str]) -> Namespace:
         """Parse a command line.
@@ -50,6 +50,8 @@ class Parser(ArgumentParser):
             return parse(what)
         except argparse.ArgumentError as error:
             raise ValueError(" ".join(str(error.message).split())) from error
+        except (TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"the options cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class RunConfig:
     train_on: TrainOn = "noisy"
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must not be negative")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be in [0, 2^63)")
 
     def to_dict(self) -> dict:
         """Return the resolved configuration: every default written out."""
@@ -144,6 +146,9 @@ def parser_for(arguments: Sequence[str], prog: str, description: str) -> Parser:
 
 def run_config(values: Namespace) -> RunConfig:
     """Return the configuration that parsed values describe."""
+    for section in ("data", "noise", "model", "train", "trainer"):
+        if not isinstance(getattr(values, section), Namespace):
+            raise ValueError(f"{section} is {getattr(values, section)!r}; expected a mapping of its options")
     data, noise = vars(values.data), vars(values.noise)
     data_class, noise_class = lookup("data set", data["name"], datasets()), lookup("noise kind", noise["kind"], NOISES)
     return RunConfig(
@@ -175,8 +180,12 @@ def read_edit(name: object, options: Mapping) -> Edit:
     Raises:
         ValueError: the name or an option is unknown, or a value out of range.
     """
-    values = edit_parser("edit", name).read_object(options)
-    return edits()[name](**vars(values))
+    values = vars(edit_parser("edit", name).read_object(options))
+    edit_class = edits()[name]
+    for option in dataclasses.fields(edit_class):
+        if values[option.name] is None and option.default is not None:
+            raise ValueError(f"{option.name} is null; it needs a value, such as its default {option.default}")
+    return edit_class(**values)
 
 
 def summary(thing: type) -> str:

@@ -59,8 +59,10 @@ class Experiment:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; give at least one, each once")
         for reference in self.references:
-            if reference not in REFERENCES:
-                raise ValueError(f"unknown reference {reference!r}; references are: {', '.join(REFERENCES)}")
+            if reference not in REFERENCES or self.references.count(reference) > 1:
+                raise ValueError(
+                    f"references are {list(self.references)}; choose from {', '.join(REFERENCES)}, each at most once"
+                )
         ids = [planned.edit_id for planned in self.edits]
         if twice := sorted({i for i in ids if ids.count(i) > 1} | ({BASE, *REFERENCES} & set(ids))):
             raise ValueError(f"two rows of the experiment would be called {twice[0]!r}; give one of them an `id`")
@@ -80,6 +82,10 @@ def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
         options = dict(item)
         name, prefix = options.pop("name", None), options.pop("id", None)
         swept = {key: value for key, value in options.items() if isinstance(value, list)}
+        if empty := [key for key, value in swept.items() if not value]:
+            raise ValueError(f"edits[{number}]: {empty[0]} is an empty list; give a value or several")
+        if prefix is not None:
+            check_name(f"edits[{number}]: id", prefix)
         for values in itertools.product(*swept.values()):
             chosen = dict(zip(swept, values, strict=True))
             try:
@@ -112,6 +118,10 @@ def run(experiment: Experiment, out: Path, *, force: bool = False) -> list[dict]
     folder = out / experiment.name
     data = make_data(experiment.run)
     blank = check_model(experiment.run, data)
+    if "retrain" in experiment.references and data.manifest.is_noisy.all():
+        raise ValueError(
+            "every training label is wrong, so `retrain` has nothing to train on; leave it out of references"
+        )
     for planned in experiment.edits:  # before any work
         planned.edit.check(blank)
     rows: list[dict] = []
@@ -174,13 +184,14 @@ def evaluate_folder(run: TrainedRun, ids: Sequence[str] | None = None, *, force:
     Raises:
         ValueError: the folder has no edit of that id.
     """
-    name, seed = run.path.resolve().parent.name, run.config.seed
+    path = run.path.resolve()
+    name, seed = path.parent.name, run.config.seed
     identity = {"experiment": name, "seed": seed, "edit": "", "option": "", "value": ""}
     chosen = run.edited() if ids is None else [i for i in ids if i != BASE]
     contents = [read_edit_json(run.path / "edits" / i) for i in chosen]
     rows = [result_row({**identity, "id": BASE}, run.evaluate(force=force)["metrics"], None)]
     for kind in REFERENCES:
-        beside = run.path.with_name(f"{run.path.name}-{kind}")
+        beside = path.with_name(f"{path.name}-{kind}")
         if (beside / "model.safetensors").exists():
             measured = TrainedRun.open(beside).evaluate(force=force)["metrics"]
             rows.append(result_row({**identity, "id": kind}, measured, None))

@@ -73,11 +73,11 @@ class ModelConfig:
             "in_chans": channels,
             "num_classes": num_classes,
             "global_pool": self.pool,
-            "drop_rate": self.dropout,
-            "proj_drop_rate": self.dropout,
-            "pos_drop_rate": self.dropout,
-            "drop_path_rate": self.drop_path,
         }
+        if self.dropout:
+            arguments |= dict.fromkeys(("drop_rate", "proj_drop_rate", "pos_drop_rate"), self.dropout)
+        if self.drop_path:
+            arguments["drop_path_rate"] = self.drop_path
         renamed = {"width": "embed_dim", "depth": "depth", "heads": "num_heads", "patch": "patch_size"}
         for ours, theirs in {**renamed, "mlp_ratio": "mlp_ratio"}.items():
             if getattr(self, ours) is not None:
@@ -103,17 +103,21 @@ def create(arguments: dict, seed: int | None = None, device: str = "cpu") -> nn.
         close = timm.list_models(f"*{name.split('_patch')[0].removeprefix('vit_')}*", module="vision_transformer")[:5]
         known = ", ".join(close or SIZES)
         raise ValueError(f"unknown model {name!r}; model.name is a vit_* name of timm, for example {known}")
-    _check_patch(arguments, timm.get_pretrained_cfg(name))
+    _check_patch(arguments)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         if seed is not None:
             torch.manual_seed(seed)
         try:
             return timm.create_model(**arguments)
         except (TypeError, AssertionError, RuntimeError) as error:
-            raise ValueError(f"timm cannot build {name} with {arguments}: {error}") from error
+            options = {key: value for key, value in arguments.items() if key != "model_name"}
+            hint = "; try model.pool: avg" if arguments["global_pool"] == "token" else ""
+            raise ValueError(
+                f"timm cannot build {name} with {options}: {error or type(error).__name__}{hint}"
+            ) from error
 
 
-def _check_patch(arguments: dict, pretrained) -> None:
+def _check_patch(arguments: dict) -> None:
     found = re.search(r"patch(\d+)", arguments["model_name"])
     patch = arguments.get("patch_size") or (int(found.group(1)) if found else None)
     for pixels in arguments["img_size"]:

@@ -32,7 +32,7 @@ def check_name(option: str, name: str) -> str:
     Raises:
         ValueError: it has other characters than letters, digits, '.', '_', '+', '-', or starts with a dot.
     """
-    if not re.fullmatch(r"[\w+-][\w.+-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[\w+-][\w.+-]*", name):
         raise ValueError(f"{option} is {name!r}; use letters, digits, '.', '_', '+' and '-', and no dot in front")
     return name
 
@@ -88,6 +88,15 @@ def provenance(**facts: object) -> dict:
         "started": now(),
         **facts,
     }
+
+
+def read_json(path: Path, keys: Iterable[str]) -> dict | None:
+    """Return the mapping that a file holds; None if it is missing, malformed, or lacks a key."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and all(key in content for key in keys) else None
 
 
 def now() -> str:

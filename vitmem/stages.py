@@ -25,7 +25,17 @@ from vitmem.distributed import is_main
 from vitmem.editing import Edit, EditData
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
-from vitmem.runs import RunFolder, check_name, digest, file_digest, now, provenance, to_json, write_atomically
+from vitmem.runs import (
+    RunFolder,
+    check_name,
+    digest,
+    file_digest,
+    now,
+    provenance,
+    read_json,
+    to_json,
+    write_atomically,
+)
 from vitmem.training import fit
 
 BASE = "base"
@@ -89,13 +99,17 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
     """
     folder = RunFolder(path)
     data = make_data(config)
+    examples = len(data.fit_examples())
     check_model(config, data)
+    config.trainer.check()
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if not folder.is_run:
             raise ValueError(f"{path} exists and is not a run folder; choose another --out or --name")
         if force:
-            shutil.rmtree(path)
+            aside = path.with_name(f".{path.name}.replaced")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.replace(aside)
         else:
             folder.check()
             if (path / "config.yaml").read_text() != text:
@@ -108,8 +122,9 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
                 print(f"{path}: already trained")
                 return TrainedRun(path, data)
     begin(folder, text, data)
+    shutil.rmtree(path.with_name(f".{path.name}.replaced"), ignore_errors=True)
     header = data.manifest.header()
-    print(f"{path}: training on {len(data.fit_examples())} examples ({config.train_on}); {header['num_noisy']} of "
+    print(f"{path}: training on {examples} examples ({config.train_on}); {header['num_noisy']} of "
           f"{header['num_examples']} labels are wrong, realised rate {header['realised_rate']:.4f} "
           f"({header['kind']}, nominal {header['rate']:g})", flush=True)  # fmt: skip
     arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
@@ -240,6 +255,8 @@ class TrainedRun:
         Returns:
             What ``edit.json`` holds.
         """
+        if edit_id in (BASE, "clean", "retrain"):
+            raise ValueError(f"--id is {edit_id!r}, which is the name of a reference row; give another")
         folder = self.path / "edits" / check_name("--id", edit_id)
         options = dataclasses.asdict(edit)
         inputs = digest({"weights": self.weights_sha256, "name": name, "options": options, "noise": self.noise_sha256})
@@ -279,13 +296,12 @@ class TrainedRun:
             "provenance": provenance(),
         }
         write_atomically(folder / "edit.json", to_json(content))
-        return content
+        return json.loads(to_json(content))  # as a later command will read it
 
     def _measured(self, edit_id: str, weights: str) -> dict | None:
         """Return what ``metrics.json`` holds if it belongs to these weights and data."""
-        path = self.path / "evals" / edit_id / "metrics.json"
-        known = json.loads(path.read_text()) if path.exists() else {"inputs": None}
-        return known if known["inputs"] == self._evaluation_inputs(weights) else None
+        known = read_json(self.path / "evals" / edit_id / "metrics.json", ("inputs", "metrics"))
+        return known if known and known["inputs"] == self._evaluation_inputs(weights) else None
 
     def _evaluation_inputs(self, weights: str) -> str:
         return digest({"weights": weights, "noise": self.noise_sha256, "data": self.data.data.fingerprint})
@@ -333,7 +349,7 @@ class TrainedRun:
             "provenance": provenance(),
         }
         write_atomically(folder / "metrics.json", to_json(content))
-        return content
+        return json.loads(to_json(content))
 
 
 def read_edit_json(folder: Path) -> dict:
@@ -342,12 +358,13 @@ def read_edit_json(folder: Path) -> dict:
     Raises:
         ValueError: there is no such edit, or its weights were changed.
     """
-    try:
-        content = json.loads((folder / "edit.json").read_text())
-        expected = content["weights_sha256"]
-    except (OSError, ValueError, KeyError) as error:
+    content = read_json(
+        folder / "edit.json", ("id", "name", "main_option", "options", "inputs", "report", "weights_sha256")
+    )
+    if content is None:
         present = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/edit.json"))) or "none"
-        raise ValueError(f"{folder} holds no edit; edits of this run: {present}") from error
+        raise ValueError(f"{folder} holds no edit; edits of this run: {present}")
+    expected = content["weights_sha256"]
     weights = folder / "model.safetensors"
     if expected is not None and (not weights.is_file() or file_digest(weights) != expected):
         raise ValueError(f"{weights} was changed or damaged after it was written; make the edit again with --force")

@@ -5,6 +5,7 @@ therefore sees what the uninterrupted one saw, and evaluating more often changes
 """
 
 import csv
+import dataclasses
 import io
 import logging
 import math
@@ -13,13 +14,16 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
@@ -31,6 +35,9 @@ from vitmem.runs import write_atomically
 
 ACCURACIES = ("memorized_accuracy", "ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
 LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
+
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -78,13 +85,24 @@ class TrainerConfig:
 
     Args:
         accelerator: cpu, gpu or auto.
-        devices: number of devices.
+        devices: number of devices; 1.
         precision: Lightning's name, for example 32-true or bf16-mixed.
     """
 
     accelerator: str = "auto"
     devices: int = 1
     precision: str = "32-true"
+
+    def __post_init__(self):
+        if self.devices != 1:
+            raise ValueError(f"trainer.devices is {self.devices}; training on several devices is not supported: use 1")
+
+    def check(self) -> None:
+        """Raise ValueError if Lightning cannot train with these flags on this machine."""
+        try:
+            L.Trainer(**dataclasses.asdict(self), logger=False, enable_checkpointing=False)
+        except (MisconfigurationException, ImportError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"Lightning cannot use trainer {dataclasses.asdict(self)}: {error}") from error
 
 
 class Interrupted(Exception):
@@ -126,7 +144,8 @@ class MemorisationModule(L.LightningModule):
             }
             for decay in (True, False)
         ]
-        optimiser = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
+        fused = "mixed" not in str(self.trainer.precision)  # Lightning cannot clip the gradients of a fused scaled step
+        optimiser = torch.optim.AdamW(groups, lr=self.config.lr, fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = round(self.config.warmup_epochs * steps / self.config.epochs)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warmup_cosine(step, warmup, steps))
@@ -236,23 +255,19 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
         self.folder, self.seconds, self.line_seconds = folder, 60 * minutes, line_seconds
         self.saved_at = self.printed_at = time.monotonic()
         self.stop_asked = False
-        self._previous = None
 
-    def setup(self, trainer: L.Trainer, pl_module: MemorisationModule, stage: str) -> None:
-        """Listen for Ctrl-C; only the main thread may."""
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen for Ctrl-C, then give it back; only the main thread may. Lightning's hooks restore too early."""
         try:
-            self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
-        except ValueError:
-            self._previous = None
-
-    def teardown(self, trainer: L.Trainer, pl_module: MemorisationModule, stage: str) -> None:
-        """Give Ctrl-C back."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: MemorisationModule, exception: BaseException) -> None:
-        """Give Ctrl-C back; Lightning does not tear callbacks down after an exception."""
-        self.teardown(trainer, pl_module, "fit")
+            previous = signal.signal(signal.SIGINT, self._on_interrupt)
+        except ValueError:  # not the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
 
     def _on_interrupt(self, number, frame) -> None:
         if self.stop_asked:
@@ -335,9 +350,12 @@ def fit(
         Interrupted: Ctrl-C; the state was saved.
         TrainingDiverged: the loss is not finite.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    last = folder / LAST_CHECKPOINT
+    if last.exists() and not zipfile.is_zipfile(last):
+        raise ValueError(f"{last} is damaged; remove it to train from the start, or give --force")
     module = MemorisationModule(model, train, data.data.num_classes, seed)
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
+    keeper = Keeper(folder, train.checkpoint_minutes, None if bar else 10.0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
         engine = L.Trainer(
@@ -347,7 +365,7 @@ def fit(
             precision=trainer.precision,
             gradient_clip_val=train.clip or None,
             check_val_every_n_epoch=train.eval_every,
-            callbacks=[*bar, *callbacks, Keeper(folder, train.checkpoint_minutes, None if bar else 10.0)],
+            callbacks=[*bar, *callbacks, keeper],
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             logger=False,
@@ -355,6 +373,8 @@ def fit(
             enable_progress_bar=bool(bar),
             default_root_dir=folder,
         )
-        last = folder / LAST_CHECKPOINT
-        engine.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        with keeper.listening():
+            engine.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     write_atomically(folder / "metrics.csv", history_csv(module.history))
+    if keeper.stop_asked:  # in the last epoch
+        raise Interrupted(f"stopped at step {engine.global_step}; the same command goes on from there")

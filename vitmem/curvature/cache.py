@@ -162,9 +162,11 @@ class CurvatureCache:
                     model, data(), group, bases, tokens=config.tokens, rule=config.rule, **_how(config)
                 )
 
-            moments, took = self._sums(LayerMoments, config, maps, key, collect)
-            masses = {name: DenseMass(layer.mean_OI) for name, layer in moments.items()}
-            seconds = {**seconds, "moments": took}
+            seconds = {**seconds, "moments": 0.0}
+            for part, group in _parts(maps, config.layers_per_pass):
+                moments, took = self._sums(LayerMoments, config, group, key + part, collect)
+                masses |= {name: DenseMass(layer.mean_OI) for name, layer in moments.items()}
+                seconds["moments"] += took
         layers = {n: LayerCurvature(m, bases[n], masses[n], bases[n].coordinates(m.matrix())) for n, m in maps.items()}
         self._known[key] = Curvature(layers, seconds, lumped)
         return self._known[key]
@@ -178,27 +180,32 @@ class CurvatureCache:
             lines = cost.foresee(model, maps, config, len(data()))  # in every process, so that all of them refuse
             if is_main():
                 self.announce(lines)
-            factors, took = self._sums(LayerFactors, config, maps, key, collect)
-            start = time.perf_counter()
-            bases = decompose_all(factors)
-            any_layer = next(iter(factors.values()))
-            lumped = any_layer.lost_trace / any_layer.total_trace if any_layer.total_trace else 0.0
-            self._bases[key] = bases, {"collect": took, "decompose": time.perf_counter() - start}, lumped
+            bases, lumped, seconds = {}, 0.0, {"collect": 0.0, "decompose": 0.0}
+            for part, group in _parts(maps, config.layers_per_pass):  # the sums of one group are held at a time
+                factors, took = self._sums(LayerFactors, config, group, key + part, collect)
+                start = time.perf_counter()
+                bases |= decompose_all(factors)
+                seconds["collect"] += took
+                seconds["decompose"] += time.perf_counter() - start
+                any_layer = next(iter(factors.values()))
+                lumped = any_layer.lost_trace / any_layer.total_trace if any_layer.total_trace else 0.0
+            if not any(float(b.lambda_O[0] * b.mu_I[0]) > 0 for b in bases.values()):
+                raise ValueError(
+                    "every layer's curvature is zero: the model's predictions are certain to the last digit; "
+                    "use another temperature, or labels: given"
+                )
+            self._bases[key] = bases, seconds, lumped
             self._save_spectra(key, bases)
         return self._bases[key]
 
     def _sums(self, kind: type[Sums], config, maps, key: str, collect) -> tuple[dict, float]:
-        path = self.folder / f"{key[:16]}.safetensors" if self.folder else None
+        path = self.folder / f"{key[:16]}{key[64:]}.safetensors" if self.folder else None
         stored = _stored(path, kind, key) if path else None
         if agreed(stored is not None):
             sums, seconds = stored
             return {name: sums[name] for name in maps}, seconds
         start = time.perf_counter()
-        names = list(maps)
-        step = config.layers_per_pass or len(names)
-        sums = {}
-        for first in range(0, len(names), step):
-            sums |= collect({name: maps[name] for name in names[first : first + step]})
+        sums = collect(maps)
         seconds = time.perf_counter() - start
         if path and is_main():
             described = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(CurvatureConfig)}
@@ -218,6 +225,15 @@ class CurvatureCache:
         if self._weights is None or self._weights[0]() is not model or self._weights[1] != versions:
             self._weights = weakref.ref(model), versions, weights_digest(model)
         return self._weights[2]
+
+
+def _parts(maps: dict[str, LinearMap], most: int) -> list[tuple[str, dict[str, LinearMap]]]:
+    """Return the layers in groups of at most ``most`` (0: all), each with a suffix for its key."""
+    names = list(maps)
+    if not most or most >= len(names):
+        return [("", maps)]
+    starts = range(0, len(names), most)
+    return [(f"-{first}-{most}", {n: maps[n] for n in names[first : first + most]}) for first in starts]
 
 
 def _stored(path: Path, kind: type[Sums], key: str) -> tuple[dict, float] | None:

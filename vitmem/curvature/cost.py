@@ -70,6 +70,8 @@ def foresee(model: nn.Module, maps: Mapping[str, LinearMap], config, batches: in
     device = next(model.parameters()).device
     at_once = config.layers_per_pass or len(costs)
     held = max(sum(c.sums for c in costs[first : first + at_once]) for first in range(0, len(costs), at_once))
+    largest = max(max(c.outputs, c.inputs) for c in costs)
+    solver = 8 * (5 * largest**2 + (1 << 22))  # work space of a decomposition, and what is decomposed together
     kept, disk = sum(c.kept for c in costs), sum(c.disk for c in costs)
     passes = -(-len(costs) // at_once)
     labels = {"sampled": config.draws, "topk": config.top + 1, "given": 1}
@@ -86,9 +88,10 @@ def foresee(model: nn.Module, maps: Mapping[str, LinearMap], config, batches: in
         f"disk {_size(disk)}, about {seconds:.0f} s"
     )
     free = free_memory(torch.device("cpu") if config.factor_device == "cpu" else device)
-    if free is not None and held + kept > free:
+    if free is not None and held + kept + solver > free:
         raise ValueError(
-            f"the curvature of {len(costs)} layers needs {_size(held)} for sums and {_size(kept)} for bases, and "
+            f"the curvature of {len(costs)} layers needs {_size(held)} for sums, {_size(kept)} for bases and "
+            f"{_size(solver)} to decompose them, and "
             f"{_size(free)} are free; choose fewer layers, set layers_per_pass, or factor_device: cpu"
         )
     return lines

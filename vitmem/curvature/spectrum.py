@@ -70,7 +70,7 @@ def decompose(factors: LayerFactors, name: str = "?") -> Eigenbasis:
     return decompose_all({name: factors})[name]
 
 
-_TOGETHER = 1 << 26  # numbers that are decomposed in one call at most
+_TOGETHER = 1 << 22  # numbers that are decomposed in one call at most
 
 
 def _eigh_all(matrices: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
@@ -348,7 +348,7 @@ def find_threshold(masses: Sequence[Mass], target: Target) -> Threshold:
         low, high = (middle, high) if kept(_number(middle)) >= goal else (low, middle)
     tau = _number(low)
     missing = goal - kept(_number(high))
-    ties = max(1, math.ceil(missing / tau)) if by_mass else missing
+    ties = max(1, math.ceil(missing / tau * (1 - 1e-12))) if by_mass else missing
     return Threshold(tau, ties)
 
 

@@ -1,7 +1,7 @@
 """The contract of an edit, what an edit may see, and the registry.
 
 An edit is a frozen dataclass of options with ``apply(model, data, generator) -> EditResult``. To add one, write a file
-with such a class and one line in ``_BUILTIN`` below; another package registers it in the entry-point group
+with such a class and one line in ``edits()`` below; another package registers it in the entry-point group
 ``vitmem.edits``.
 """
 
@@ -117,8 +117,8 @@ class EditData:
         fingerprint = digest([manifest.data_fingerprint, manifest.header()["sha256"]])
         return self._cache.get(model, config, lambda: self.images(config), fingerprint)
 
-    def images(self, config: CurvatureConfig) -> "MaskedLoader":
-        """Return the images that curvature options choose, this process's share of them."""
+    def images(self, config: CurvatureConfig, shared: bool = True) -> "MaskedLoader":
+        """Return the images that curvature options choose, this process's share of them or all."""
         with_labels = config.labels == "given"
         if with_labels:
             self._allow("given")
@@ -133,15 +133,23 @@ class EditData:
                 excluded = config.noisy == "excluded"
                 self._allow("retain" if excluded else "forget")
                 chosen = chosen.subset(~chosen.is_noisy if excluded else chosen.is_noisy)
-        return self._sample(chosen, config.examples, config.batch_size, config.seed, with_labels)
+        if len(chosen) == 0:
+            raise ValueError(f"there are no images to collect from: noisy is {config.noisy!r}, and no label fits that")
+        return self._sample(chosen, config.examples, config.batch_size, config.seed, with_labels, shared)
 
     def _sample(
-        self, chosen: Examples, examples: int, batch_size: int, seed: int, with_labels: bool = False
+        self,
+        chosen: Examples,
+        examples: int,
+        batch_size: int,
+        seed: int,
+        with_labels: bool = False,
+        shared: bool = True,
     ) -> "MaskedLoader":
         if examples < len(chosen):
             drawn = torch.randperm(len(chosen), generator=keyed_generator(seed, 4))[:examples].sort().values
             chosen = chosen.subset(drawn)
-        rank, processes = share()
+        rank, processes = share() if shared else (0, 1)
         return MaskedLoader(self._data.loader(chosen.subset(slice(rank, None, processes)), batch_size), with_labels)
 
 

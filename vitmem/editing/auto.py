@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from datamodules.batch import Batch
+from vitmem.curvature.collect import uncompiled
 from vitmem.editing import EditData, EditResult
 from vitmem.editing.kfac import EKFAC
+from vitmem.models import select_layers
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,42 @@ class AutoEKFAC(EKFAC):
     Args:
         rhos: candidates for rho, separated by spaces.
         exponents: candidates for g, separated by spaces.
+        layer_choices: candidates for the layers to edit, separated by ``|``: patterns as for ``layers``, and within
+            them; empty: ``layers`` itself.
     """
 
     main_option = None
 
     rhos: str = "0.97 0.95 0.92 0.9 0.87 0.85 0.82 0.8 0.77 0.75 0.7 0.65 0.6 0.5 0.4"
     exponents: str = "0.5 0.7 1"
+    layer_choices: str = ""
 
     def __post_init__(self):
         super().__post_init__()
+        for field in dataclasses.fields(EKFAC):
+            if (
+                field.name in ("rho", "exponent", "fraction", "pairs", "tau")
+                and getattr(self, field.name) != field.default
+            ):
+                raise ValueError(
+                    f"{field.name} is given, but ekfac_auto chooses it; give rhos and exponents, or use ekfac"
+                )
         _ = self.candidates
+
+    @property
+    def choices(self) -> list[str]:
+        """The layer patterns to choose from."""
+        return [part.strip() for part in self.layer_choices.split("|") if part.strip()] or [self.layers]
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse what ``EKFAC`` refuses, and layers to choose that are not among ``layers``."""
+        super().check(model)
+        collected = select_layers(model, self.layers)
+        for pattern in self.choices:
+            if outside := [name for name in select_layers(model, pattern) if name not in collected]:
+                raise ValueError(
+                    f"layer_choices: {pattern!r} chooses {outside[0]}, which is not among layers: {self.layers}"
+                )
 
     @property
     def candidates(self) -> list[EKFAC]:
@@ -50,7 +78,11 @@ class AutoEKFAC(EKFAC):
             raise ValueError(f"rhos and exponents are numbers separated by spaces: {error}") from error
         if not grid:
             raise ValueError("rhos and exponents hold no candidate; give numbers separated by spaces")
-        return [dataclasses.replace(_plain(self), rho=rho, exponent=g) for rho, g in grid]
+        return [
+            dataclasses.replace(_plain(self), rho=rho, exponent=g, layers=layers)
+            for layers in self.choices
+            for rho, g in grid
+        ]
 
     @property
     def sees(self) -> frozenset[str]:
@@ -59,37 +91,44 @@ class AutoEKFAC(EKFAC):
 
     def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
         """Return the chosen candidate's weights, with the choice in the report."""
+        model = uncompiled(model)
         self.check(model)
         curvature = data.curvature(model, self)
         start = time.perf_counter()
         tuning = [_even(batch) for batch in data.validation(self.batch_size)]
-        training = list(data.images(self))
+        training = list(data.images(self, shared=False))  # every process must choose alike
         label_N = torch.cat([batch.true_label for batch in tuning])
         unedited = dict(model.state_dict())
         before_N = predictions(model, unedited, training)
         best = accuracy = float((predictions(model, unedited, tuning) == label_N).double().mean())
-        rows = [{"rho": 1.0, "exponent": self.exponent, "tuning_accuracy": accuracy, "changed": 0.0}]
+        layers = {p: {n: curvature.layers[n] for n in select_layers(model, p)} for p in [self.layers, *self.choices]}
+        nothing = dataclasses.replace(_plain(self), rho=1.0)
+        rows = [_row(nothing, accuracy, 0.0)]
         for candidate in self.candidates:
-            state, _ = candidate.edited(model, curvature.layers, generator)
+            state, _ = candidate.edited(model, layers[candidate.layers], generator)
             accuracy = float((predictions(model, state, tuning) == label_N).double().mean())
             changed = float((predictions(model, state, training) != before_N).double().mean())
-            rows.append(
-                {"rho": candidate.rho, "exponent": candidate.exponent, "tuning_accuracy": accuracy, "changed": changed}
-            )
+            rows.append(_row(candidate, accuracy, changed))
             best = max(best, accuracy)
         tolerance = math.sqrt(best * (1 - best) / len(label_N))
         choice = choose(rows, tolerance)
-        chosen = dataclasses.replace(_plain(self), rho=choice["rho"], exponent=choice["exponent"])
-        state, layers = chosen.edited(model, curvature.layers, generator)
+        options = {option: choice[option] for option in ("rho", "exponent", "layers")}
+        chosen = dataclasses.replace(_plain(self), **options)
+        state, report = chosen.edited(model, layers[chosen.layers], generator)
         seconds = {**curvature.seconds, "apply": time.perf_counter() - start}
-        report = {"layers": layers, "seconds": seconds, "choice": choice, "tolerance": tolerance, "candidates": rows}
-        return EditResult(state, report)
+        found = {"choice": choice, "tolerance": tolerance, "candidates": rows, "lumped_trace": curvature.lumped}
+        return EditResult(state, {"layers": report, "seconds": seconds, **found})
 
 
 def choose(rows: list[dict], tolerance: float) -> dict:
     """Return the row that changes most among those within ``tolerance`` of the best tuning accuracy."""
     best = max(row["tuning_accuracy"] for row in rows)
     return max((row for row in rows if row["tuning_accuracy"] >= best - tolerance), key=lambda row: row["changed"])
+
+
+def _row(edit: EKFAC, accuracy: float, changed: float) -> dict:
+    chosen = {"rho": edit.rho, "exponent": edit.exponent, "layers": edit.layers}
+    return {**chosen, "tuning_accuracy": accuracy, "changed": changed}
 
 
 def _plain(edit: AutoEKFAC) -> EKFAC:

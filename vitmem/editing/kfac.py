@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitmem.curvature.cache import CurvatureConfig, LayerCurvature
+from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.spectrum import Target, find_threshold, graded_filter, hard_masks, random_mask, smallest_mask
 from vitmem.editing import Edit, EditData, EditResult
 from vitmem.models import select_layers
@@ -19,7 +20,7 @@ from vitmem.models import select_layers
 
 @dataclass(frozen=True)
 class KFAC(CurvatureConfig, Edit):
-    """Keep the eigen-pairs of highest curvature, drop or shrink the rest (Merullo et al. 2025); defaults are theirs.
+    """Keep the eigen-pairs of highest curvature, drop or shrink the rest; default rule: Merullo et al. 2025.
 
     Args:
         layers: glob patterns over layer names, separated by spaces.
@@ -106,19 +107,32 @@ class KFAC(CurvatureConfig, Edit):
             layers: curvature of the chosen layers.
             generator: for controls that draw.
         """
-        groups = [[name] for name in layers] if self.scope == "layer" else [list(layers)]
-        found: dict[str, Tensor] = {}
-        for group in groups:
+        if self.filter == "hard":
+            return self.hard(layers)
+        thresholds = [
+            (group, find_threshold([layers[n].mass for n in group], self.target)) for group in self.groups(layers)
+        ]
+        return {
+            name: graded_filter(layers[name].mass.dense(), threshold.tau, self.exponent)
+            for group, threshold in thresholds
+            for name in group
+        }
+
+    def groups(self, layers: Mapping[str, LayerCurvature]) -> list[list[str]]:
+        """Return the names of the layers that share one threshold."""
+        return [[name] for name in layers] if self.scope == "layer" else [list(layers)]
+
+    def hard(self, layers: Mapping[str, LayerCurvature]) -> dict[str, Tensor]:
+        """Return the masks of the pairs that reach the target, whatever the filter."""
+        masks: dict[str, Tensor] = {}
+        for group in self.groups(layers):
             masses = [layers[name].mass for name in group]
-            threshold = find_threshold(masses, self.target)
-            if self.filter == "hard":
-                found |= zip(group, hard_masks(masses, threshold), strict=True)
-            else:
-                found |= {n: graded_filter(layers[n].mass.dense(), threshold.tau, self.exponent) for n in group}
-        return found
+            masks |= zip(group, hard_masks(masses, find_threshold(masses, self.target)), strict=True)
+        return masks
 
     def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
         """Return W' = U_G (C * M) U_A^T for each chosen layer; all else stays."""
+        model = uncompiled(model)
         self.check(model)
         curvature = data.curvature(model, self)
         start = time.perf_counter()
@@ -139,14 +153,12 @@ class KFAC(CurvatureConfig, Edit):
         state, rows = dict(model.state_dict()), []
         for name, multiplier_OI in self.weights(layers, generator).items():
             layer = layers[name]
-            w_OI = edited = layer.map.matrix()
             everything = multiplier_OI.all() if multiplier_OI.dtype == torch.bool else (multiplier_OI == 1).all()
             if not everything:
                 if multiplier_OI.dtype != torch.bool:
                     multiplier_OI = multiplier_OI.to(layer.coordinates_OI)
-                edited = layer.basis.compose(layer.coordinates_OI * multiplier_OI)
-                state |= layer.map.state(edited)
-            rows.append(layer_row(name, w_OI, edited, layer, multiplier_OI))
+                state |= layer.map.state(layer.basis.compose(layer.coordinates_OI * multiplier_OI))
+            rows.append(layer_row(name, layer, multiplier_OI))
         return state, rows
 
 
@@ -167,7 +179,7 @@ class RandomPairs(KFAC):
 
     def weights(self, layers: Mapping[str, LayerCurvature], generator: torch.Generator) -> dict[str, Tensor]:
         """Return random masks of K-FAC's sizes."""
-        kept = super().weights(layers, generator)
+        kept = self.hard(layers)
         return {n: random_mask(tuple(m.shape), int(m.sum()), generator).to(m.device) for n, m in kept.items()}
 
 
@@ -177,13 +189,11 @@ class TopRemoved(KFAC):
 
     def weights(self, layers: Mapping[str, LayerCurvature], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the masks of the lowest masses, of K-FAC's sizes."""
-        kept = super().weights(layers, generator)
+        kept = self.hard(layers)
         return {name: smallest_mask(layers[name].mass.dense(), int(mask.sum())) for name, mask in kept.items()}
 
 
-def layer_row(
-    name: str, before_OI: Tensor, after_OI: Tensor, layer: LayerCurvature, multiplier_OI: Tensor
-) -> dict[str, object]:
+def layer_row(name: str, layer: LayerCurvature, multiplier_OI: Tensor) -> dict[str, object]:
     """Return one layer's line of the report.
 
     ``pairs_kept`` and ``mass_kept`` are sums of the multipliers, so a graded filter keeps fractions of pairs.
@@ -196,7 +206,7 @@ def layer_row(
         "mass_kept": layer.mass.kept(multiplier_OI) / total if total > 0 else 1.0,
         "clamped_a": layer.basis.clamped_a,
         "clamped_g": layer.basis.clamped_g,
-        "relative_change": relative_change(before_OI, after_OI),
+        "relative_change": relative_change(layer.coordinates_OI, layer.coordinates_OI * multiplier_OI),
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import linear_maps
 from vitmem.editing import Edit, EditData, EditResult
 from vitmem.editing.kfac import relative_change
@@ -38,6 +39,7 @@ class SVD(Edit):
     def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
         """Return the truncated weights; biases and all else stay."""
         start = time.perf_counter()
+        model = uncompiled(model)
         state, rows = dict(model.state_dict()), []
         for name, layer in linear_maps(select_layers(model, self.layers)).items():
             w_OI = edited = layer.matrix()

@@ -25,9 +25,11 @@ from torch.nn import functional as F
 
 from datamodules.batch import Batch
 from vitmem import models
+from vitmem.curvature.cache import LayerCurvature
 from vitmem.curvature.collect import collect_factors, observed
-from vitmem.curvature.layers import linear_maps
-from vitmem.curvature.spectrum import KroneckerMass, Target, find_threshold, hard_masks
+from vitmem.curvature.layers import LinearMap, linear_maps
+from vitmem.curvature.spectrum import Eigenbasis, KroneckerMass, Target, find_threshold, hard_masks
+from vitmem.editing.kfac import KFAC
 
 
 def synchronise(device: torch.device) -> None:
@@ -146,18 +148,26 @@ def further_rho(options) -> None:
     mass = KroneckerMass(*(s.to(device) for s in spectra))
     c_OI = torch.randn(3072, 768, generator=generator).to(device)
     u_OO, u_II = (torch.linalg.qr(torch.randn(n, n, generator=generator)).Q.to(device) for n in (3072, 768))
+    model = torch.nn.ModuleDict({"fc1": torch.nn.Linear(768, 3072)}).to(device)
+    basis = Eigenbasis(u_OO, mass.lambda_O, u_II, mass.mu_I, 0.0, 0.0)
+    layers = {"fc1": LayerCurvature(LinearMap("fc1", model["fc1"]), basis, mass, c_OI)}
     rhos = iter(torch.linspace(0.5, 0.99, 1000).tolist())
     sides = {
         "products": lambda: u_OO @ c_OI @ u_II.T,
         "rho": lambda: (
             u_OO @ (c_OI * hard_masks([mass], find_threshold([mass], Target("rho", next(rhos))))[0]) @ u_II.T
         ),
+        "edit": lambda: KFAC(layers="fc1", rho=next(rhos)).edited(model, layers, generator),
         "threshold": lambda: find_threshold([mass], Target("rho", next(rhos))),
     }
     seconds = in_turn(sides, options.turns, device)
-    ratio = statistics.median(a / b for a, b in zip(seconds["rho"], seconds["products"], strict=True))
+    ratio, edit = (
+        statistics.median(a / b for a, b in zip(seconds[side], seconds["products"], strict=True))
+        for side in ("rho", "edit")
+    )
     threshold = statistics.median(seconds["threshold"])
     print(f"one further rho / its two products    {ratio:.3f} (threshold alone {1000 * threshold:.1f} ms)")
+    print(f"the same with the edit's report       {edit:.3f}")
 
 
 def memory_worker(options) -> None:

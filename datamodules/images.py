@@ -132,7 +132,7 @@ def cached(
     described["files_sha256"] = _files_sha256(files)
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"{name}-{key}.npy"
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, EOFError):
         found = json.loads(path.with_suffix(".json").read_text())
         array = _map(path)
         if found == described | {"shape": list(array.shape), "dtype": str(array.dtype)}:

@@ -47,7 +47,15 @@ class Published(DataSet):
         self.check_files(root)
         try:
             splits = [self.read(root, train=train) for train in (True, False)]
-        except (RuntimeError, OSError, AssertionError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except (
+            RuntimeError,
+            OSError,
+            AssertionError,
+            EOFError,
+            LookupError,
+            ValueError,
+            pickle.UnpicklingError,
+        ) as error:
             message = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(
                 f"{self.title} cannot be read from {root} or downloaded: {message}{self.mirror}"
@@ -83,16 +91,16 @@ class Published(DataSet):
 
 class _Cifar(Published):
     source: ClassVar[type[tv.CIFAR10]]
-    columns: ClassVar[parquet.Columns]
+    layout: ClassVar[parquet.Layout]
 
     def load(self) -> ImageData:
-        """Read the parquet copy if that is what the folder holds, torchvision's files otherwise."""
+        """Read torchvision's files or archive if they are there; else the parquet copy; else download."""
         root = Path(self.root).expanduser()
-        files = {split: parquet.find(root, split) for split in ("train", "test")}
-        if not any(files.values()):
+        folder = parquet.folder_of(root, self.layout)
+        if folder is None or (root / self.source.base_folder).is_dir() or (root / self.source.filename).is_file():
             return super().load()
-        train, test = (parquet.read(root, split, files[split], self.columns) for split in ("train", "test"))
-        return ImageData(*train, *test, self.columns.class_names)
+        train, test = (parquet.read(folder, split, self.layout) for split in ("train", "test"))
+        return ImageData(*train, *test, self.layout.class_names)
 
     def files(self):
         """Return the Python batches, and the archive they come in."""
@@ -113,14 +121,14 @@ class Cifar10(_Cifar):
     """CIFAR-10 (Krizhevsky 2009), 32 px colour: torchvision's files, or the Hugging Face parquet copy in ROOT.
 
     Args:
-        root: folder of torchvision's files or archive, or of train*.parquet and test*.parquet.
+        root: folder of torchvision's files or archive, or of the parquet copy (train*.parquet, test*.parquet).
         offline: never download; say what is missing and where it is to be had.
     """
 
     title = "CIFAR-10"
     mirror = "; the parquet copy at huggingface.co/datasets/uoft-cs/cifar10 is the faster host"
     source = tv.CIFAR10
-    columns = parquet.Columns("label", class_names.CIFAR10)
+    layout = parquet.Layout(("", "plain_text", "cifar10"), "label", class_names.CIFAR10)
 
 
 @dataclass(frozen=True)
@@ -128,14 +136,14 @@ class Cifar100(_Cifar):
     """CIFAR-100 (Krizhevsky 2009), 32 px colour, fine labels: torchvision's files, or the Hugging Face parquet copy.
 
     Args:
-        root: folder of torchvision's files or archive, or of train*.parquet and test*.parquet.
+        root: folder of torchvision's files or archive, or of the parquet copy (train*.parquet, test*.parquet).
         offline: never download; say what is missing and where it is to be had.
     """
 
     title = "CIFAR-100"
     mirror = "; the parquet copy at huggingface.co/datasets/uoft-cs/cifar100 is the faster host"
     source = tv.CIFAR100
-    columns = parquet.Columns("fine_label", class_names.CIFAR100)
+    layout = parquet.Layout(("", "cifar100"), "fine_label", class_names.CIFAR100)
 
 
 @dataclass(frozen=True)

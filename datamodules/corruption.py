@@ -123,7 +123,7 @@ class PairFlip(Noise):
 
 @dataclass(frozen=True)
 class Asymmetric(Noise):
-    """A class that is easily confused, by name: CIFAR-10 after Patrini et al. 2017, CIFAR-100 within its superclasses.
+    """A class that is easily confused (Patrini et al. 2017), for CIFAR-10 and CIFAR-100.
 
     CIFAR-10: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog; the other classes keep their labels, so
     the realised rate is about rate / 2. CIFAR-100: the next class of the same superclass, in alphabetical order; the
@@ -154,7 +154,7 @@ _PATRINI = {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "
 
 @dataclass(frozen=True)
 class Instance(Noise):
-    """Part-dependent noise (Xia et al. 2020, algorithm 2): an image's own pixels decide its flip rate and target.
+    """Part-dependent noise (Xia et al. 2020, algorithm 2): the pixels of an image decide on its wrong label.
 
     Flip probabilities are drawn from a normal of mean ``rate`` and deviation 0.1 cut to [0, 1], so a low rate is
     exceeded (0.1 gives about 0.13; see realised_rate); rate 0 means no noise. Targets are drawn from

@@ -23,7 +23,7 @@ Split = Mapping[str, Sequence[str]]  # class name -> paths of its images, sorted
 
 @dataclass(frozen=True)
 class ImageFolder(DataSet):
-    """Images in folders by class: ROOT/train/CLASS/* and ROOT/val, validation or test; any sizes with data.size.
+    """Images in folders by class: ROOT/train/CLASS/* and ROOT/val, validation or test.
 
     Args:
         root: folder that holds train/ and val/, validation/ or test/ (the first of these that is there).

@@ -12,10 +12,10 @@ _ARCHIVES = "ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC20
 
 @dataclass(frozen=True)
 class ImageNet(ImageFolder):
-    """ImageNet-1k from ROOT/train/WNID and ROOT/val, or the official archives in ROOT; labels follow the sorted WNIDs.
+    """ImageNet-1k from ROOT/train/WNID and ROOT/val, or from the official archives in ROOT.
 
-    A flat val/ needs the official development kit beside it, which says what its images show. Access terms:
-    non-commercial research and education.
+    Labels follow the sorted WNIDs, as everywhere in the field. A flat val/ needs the official development kit beside
+    it, which says what its images show. Access terms: non-commercial research and education.
 
     Args:
         root: the ILSVRC folder.

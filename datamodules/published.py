@@ -133,7 +133,7 @@ class Cifar10(_Cifar):
 
 @dataclass(frozen=True)
 class Cifar100(_Cifar):
-    """CIFAR-100 (Krizhevsky 2009), 32 px colour, fine labels: torchvision's files, or the Hugging Face parquet copy.
+    """CIFAR-100 (Krizhevsky 2009), 32 px colour, 100 fine labels: the same two forms.
 
     Args:
         root: folder of torchvision's files or archive, or of the parquet copy (train*.parquet, test*.parquet).
@@ -171,7 +171,7 @@ class FashionMNIST(Published):
 
 @dataclass(frozen=True)
 class SVHN(Published):
-    """Street View House Numbers (Netzer et al. 2011), 32 px colour digits, without the extra set, through torchvision.
+    """Street View House Numbers (Netzer et al. 2011), 32 px colour digits, through torchvision.
 
     Args:
         root: folder of train_32x32.mat and test_32x32.mat.

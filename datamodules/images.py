@@ -22,6 +22,7 @@ CACHE_FOLDER = ".vitmem_cache"
 _VERSION = 1  # of the decoding: a change makes every cache stale
 _SHOWN = 20  # unreadable images that an error names
 _CHUNK = 256  # images that a thread decodes in one go
+_SMALL = 64  # side in pixels up to which one thread is fastest: more of them wait for the interpreter (measured)
 _COVERS = "names, sizes and modification times of the source files, and the decoding settings; not the files' bytes"
 
 
@@ -41,7 +42,8 @@ def decode(items: Sequence[str | bytes], names: Sequence[str], size: int | None 
     Raises:
         ValueError: images cannot be read, or differ in size; all of them are counted and the first 20 named.
     """
-    width, height = (size, size) if size else native_size(items)
+    native = native_size(items)
+    width, height = (size, size) if size else native
     image_NCHW = np.empty((len(items), 1 if grey else 3, height, width), np.uint8)
     bad: dict[int, str] = {}
 
@@ -54,7 +56,8 @@ def decode(items: Sequence[str | bytes], names: Sequence[str], size: int | None 
                 bad[number] = _reason(error)
         return stop - start
 
-    workers = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = 1 if max(native) <= _SMALL else min(32, cores)
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc="decoding", disable=None) as bar:
         for done in pool.map(fill, range(0, len(items), _CHUNK)):
             bar.update(done)

@@ -41,7 +41,9 @@ class Noise:
     def __post_init__(self):
         if not 0 <= self.rate <= 1:
             raise ValueError(f"noise.rate is {self.rate}; it is a fraction in [0, 1], not a percentage")
-        for name, least in (("seed", 0), ("repeats", 1), ("canaries", 0)):
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"noise.seed is {self.seed}; it must be in [0, 2^32)")
+        for name, least in (("repeats", 1), ("canaries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"noise.{name} is {getattr(self, name)}; it must be at least {least}")
 

@@ -66,6 +66,10 @@ class MemorisationData(L.LightningDataModule):
         """
         examples = self.train_examples
         if self.train_on == "retrain":
+            if examples.is_noisy.all():
+                raise ValueError(
+                    "every training label is wrong, so `retrain` has nothing to train on; lower noise.rate"
+                )
             return examples.subset(~examples.is_noisy)
         if self.repeats > 1:
             examples = examples.subset(

@@ -291,7 +291,7 @@ def test_the_header_survives_with_details(tmp_path):
     [
         ({"repeats": 0}, "noise.repeats is 0; it must be at least 1"),
         ({"canaries": -1}, "noise.canaries is -1; it must be at least 0"),
-        ({"seed": -1}, "noise.seed is -1; it must be at least 0"),
+        ({"seed": -1}, r"noise.seed is -1; it must be in \[0, 2\^32\)"),
     ],
 )
 def test_options_out_of_range(options, message):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from datamodules.batch import Examples, InMemoryLoader
-from datamodules.noise import Noise, NoiseManifest
+from datamodules.noise import Noise
 from datamodules.sources import DataSet
 
 TrainOn = Literal["noisy", "retrain", "clean"]
@@ -40,16 +40,8 @@ class MemorisationData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_on, self.seed = train_on, seed
         self.data = source.load()
-        true = self.data.train_label.numpy()
-        self.manifest = NoiseManifest(
-            true_label=true,
-            given_label=noise.given_labels(true, self.data.num_classes),
-            num_classes=self.data.num_classes,
-            kind=noise.kind,
-            rate=noise.rate,
-            seed=noise.seed,
-            data_fingerprint=self.data.fingerprint,
-        )
+        self.manifest = noise.manifest(self.data)
+        self.repeats = noise.repeats
 
     @property
     def train_examples(self) -> Examples:
@@ -68,7 +60,10 @@ class MemorisationData(L.LightningDataModule):
         return Examples(self.data.validation_image, label, label, torch.arange(len(label)))
 
     def fit_examples(self) -> Examples:
-        """Return the training set that ``train_on`` names."""
+        """Return the training set that ``train_on`` names.
+
+        Noisy examples occur ``noise.repeats`` times; the clean set repeats the same images, with their true labels.
+        """
         examples = self.train_examples
         if self.train_on == "retrain":
             if examples.is_noisy.all():
@@ -76,6 +71,10 @@ class MemorisationData(L.LightningDataModule):
                     "every training label is wrong, so `retrain` has nothing to train on; lower noise.rate"
                 )
             return examples.subset(~examples.is_noisy)
+        if self.repeats > 1:
+            examples = examples.subset(
+                torch.arange(len(examples)).repeat_interleave(torch.where(examples.is_noisy, self.repeats, 1))
+            )
         if self.train_on == "clean":
             return Examples(examples.image, examples.true_label, examples.true_label, examples.index)
         return examples

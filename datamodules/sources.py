@@ -18,6 +18,7 @@ class ImageData:
         validation_image: M C H W, likewise.
         validation_label: M, likewise.
         class_names: K names.
+        train_name: N names of the training examples, such as file names; empty where they have none.
 
     Raises:
         ValueError: shapes, types or labels are not as stated.
@@ -28,6 +29,7 @@ class ImageData:
     validation_image: Tensor
     validation_label: Tensor
     class_names: tuple[str, ...]
+    train_name: tuple[str, ...] = ()
 
     def __post_init__(self):
         for split in ("train", "validation"):
@@ -64,9 +66,11 @@ class ImageData:
     @cached_property
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and standard deviation of the training images, scaled to [0, 1]."""
-        scale = 255.0 if self.train_image.dtype == torch.uint8 else 1.0
-        image = self.train_image.double() / scale
-        mean, std = image.mean((0, 2, 3)), image.std((0, 2, 3), correction=0)
+        if self.train_image.dtype == torch.uint8:
+            mean, std = _uint8_mean_std(self.train_image)
+        else:
+            image = self.train_image.double()
+            mean, std = image.mean((0, 2, 3)), image.std((0, 2, 3), correction=0)
         return tuple(round(m, 6) for m in mean.tolist()), tuple(round(max(s, 1e-6), 6) for s in std.tolist())
 
     @cached_property
@@ -77,6 +81,17 @@ class ImageData:
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def _uint8_mean_std(image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel in [0, 1] from counts of the 256 values, in little memory."""
+    count = torch.zeros(image_NCHW.shape[1], 256, dtype=torch.float64)
+    for chunk in image_NCHW.split(1024):
+        for channel, row in enumerate(count):
+            row += torch.bincount(chunk[:, channel].flatten().int(), minlength=256)
+    share, value = count / count.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ value
+    return mean, (share * (value - mean[:, None]) ** 2).sum(1).sqrt()
 
 
 @dataclass(frozen=True)

@@ -260,12 +260,12 @@ assert main(["eval", "{out}/default/seed0"]) == 0
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for line in (
-        "stripes  Black and white stripes.",
+        "stripes Black and white stripes.",
         "Multiply all weights.",
         "Look at the model sternly.",
         "shrink-factor0.25",
     ):
-        assert line in done.stdout
+        assert line in " ".join(done.stdout.split())
     assert (out / "default/seed0/noise.csv").read_text().count("\n") == 21
 
 

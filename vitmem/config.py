@@ -30,12 +30,14 @@ class Parser(ArgumentParser):
         super().__init__(*args, exit_on_error=False, allow_abbrev=False, **kwargs)
 
     def read(self, arguments: Sequence[str]) -> Namespace:
-        """Parse a command line.
+        """Parse a command line; ``--offline`` stands for ``--data.offline true`` where the data set has that option.
 
         Raises:
             ValueError: an argument is unknown or of the wrong type.
         """
-        return self._quietly(self.parse_args, list(arguments))
+        offline = ["--data.offline=true"] if "--data.offline" in self._option_string_actions else []
+        spelled = [part for given in arguments for part in (offline if given == "--offline" else [given])]
+        return self._quietly(self.parse_args, spelled)
 
     def read_object(self, options: Mapping) -> Namespace:
         """Parse a mapping, as read from YAML.

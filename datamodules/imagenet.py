@@ -1,0 +1,96 @@
+"""ImageNet-1k (ILSVRC 2012; Russakovsky et al. 2015) from its folders or official archives."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.folder import SUFFIXES, ImageFolder, Split
+
+_ARCHIVES = "ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org"
+
+
+@dataclass(frozen=True)
+class ImageNet(ImageFolder):
+    """ImageNet-1k from ROOT/train/WNID and ROOT/val, or from the official archives in ROOT.
+
+    Labels follow the sorted WNIDs, as everywhere in the field. A flat val/ needs the official development kit beside
+    it, which says what its images show. Access terms: non-commercial research and education.
+
+    Args:
+        root: the ILSVRC folder.
+        size: side in pixels, by resizing the short side and cutting the centre out.
+        classes: WNIDs to use, or a text file of them, one a line; None: all.
+        per_class: at most so many training images of each class, the first by file name; None: all.
+        per_class_validation: likewise for validation.
+        grey: one channel instead of three.
+        validation_share: share of the training images to hold out, where there is no validation folder.
+        cache: folder for the decoded images; None: ROOT/.vitmem_cache.
+        max_gb: refuse sets that take more gigabytes than this when decoded.
+        num_classes: the first so many classes; None: all.
+    """
+
+    size: int | None = 224
+    num_classes: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_classes is not None and self.num_classes < 2:
+            raise ValueError(f"data.num_classes is {self.num_classes}; it must be at least 2")
+        if self.num_classes is not None and self.classes is not None:
+            raise ValueError("data.num_classes and data.classes are both set; set one of them")
+
+    def splits(self, root: Path) -> dict[str, Split]:
+        """Unpack the official archives where the folders are missing, then go on as for any folder."""
+        for split, archive in (("train", "ILSVRC2012_img_train.tar"), ("val", "ILSVRC2012_img_val.tar")):
+            if not (root / split).is_dir() and (root / archive).is_file():
+                _official(root, split)
+        if not (root / "train").is_dir():
+            raise ValueError(f"{root} has neither train/ nor the official archives; put {_ARCHIVES} there")
+        return super().splits(root)
+
+    def chosen(self, found: Sequence[str], folder: Path) -> Sequence[str]:
+        """Return the first ``num_classes`` WNIDs, or those that ``classes`` lists."""
+        if self.num_classes is not None and self.num_classes > len(found):
+            raise ValueError(f"data.num_classes is {self.num_classes}, but {folder} has {len(found)} classes")
+        return super().chosen(found[: self.num_classes], folder)
+
+    def validation(self, folder: Path, names: Sequence[str]) -> Split:
+        """Return the validation images by class; the development kit names the classes of a flat folder."""
+        flat = sorted(file.path for file in os.scandir(folder) if file.name.lower().endswith(SUFFIXES))
+        if not flat:
+            return super().validation(folder, names)
+        wnids = _development_kit(folder.parent)
+        if len(wnids) != len(flat):
+            raise ValueError(f"{folder} holds {len(flat)} images; the development kit describes {len(wnids)}")
+        found: dict[str, list[str]] = {name: [] for name in names}
+        for wnid, file in zip(wnids, flat, strict=True):
+            if wnid in found:
+                found[wnid].append(file)
+        return found
+
+
+def _official(root: Path, split: str) -> None:
+    """Unpack one split's archive; torchvision checks its MD5."""
+    from torchvision.datasets import ImageNet as Official
+
+    try:
+        Official(root, split)
+    except (RuntimeError, OSError) as error:
+        message = " ".join(str(error).split())
+        raise ValueError(f"the ImageNet archives in {root} cannot be unpacked: {message}") from error
+
+
+def _development_kit(root: Path) -> list[str]:
+    """Return the WNIDs of the validation images in the order of their names."""
+    from torchvision.datasets import imagenet
+
+    try:
+        if not (root / imagenet.META_FILE).is_file():
+            imagenet.parse_devkit_archive(root)
+        return imagenet.load_meta_file(root)[1]
+    except (RuntimeError, OSError) as error:
+        raise ValueError(
+            f"{root / 'val'} has no class folders, and the development kit that describes its images cannot be read "
+            f"({' '.join(str(error).split())}); put ILSVRC2012_devkit_t12.tar.gz from image-net.org into {root}"
+        ) from error

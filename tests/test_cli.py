@@ -1,6 +1,9 @@
 import pytest
 from cases import QUICK
 
+from vitmem.config import edit_parser
+from vitmem.editing import edits
+
 FILE = """
 name: small
 model: {width: 16, depth: 2, heads: 2, patch: 4}
@@ -172,6 +175,12 @@ def test_help_of_a_verb_shows_defaults(capsys, verb):
         main([*verb, "--help"])
     assert stop.value.code == 0
     assert "default: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(edits()))
+def test_help_of_an_edit_describes_every_option(capsys, name):
+    parser = edit_parser("vitmem edit", name)
+    assert [action.dest for action in parser._actions if not action.help] == []
 
 
 def test_precedence_and_print_config(capsys, tmp_path):

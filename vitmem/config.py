@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import docstring_parser
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
@@ -173,6 +174,14 @@ def edit_parser(prog: str, name: str) -> Parser:
     edit_class = lookup("edit", name, edits())
     parser = Parser(prog=prog, description=summary(edit_class))
     parser.add_class_arguments(edit_class)
+    described = {
+        option.arg_name: option.description
+        for base in reversed(edit_class.__mro__)
+        for option in docstring_parser.parse(base.__doc__ or "").params
+    }
+    for action in parser._actions:  # an option that a base class describes
+        if not action.help and action.dest in described:
+            action.help = described[action.dest]
     return parser
 
 

@@ -22,23 +22,9 @@ from vitmem.models import select_layers
 class KFAC(CurvatureConfig, Edit):
     """Keep the eigen-pairs of highest curvature, drop or shrink the rest; default rule: Merullo et al. 2025.
 
+    Further options are those of ``CurvatureConfig``.
+
     Args:
-        layers: glob patterns over layer names, separated by spaces.
-        bias: let biases take part, as a last column of each weight matrix.
-        moments: kfac (masses lambda_i mu_j) or ekfac (second pass: measured in the eigenbasis).
-        tokens: cls (the class token), all (expand) or mean (reduce).
-        labels: sampled from the model, exact (expectation over classes), topk (the likeliest, rest lumped) or given.
-        draws: labels sampled for each example.
-        top: classes taken one by one for topk.
-        temperature: of the predicted distribution, positive.
-        examples: how many images, drawn at random; all if there are fewer.
-        split: train or validation.
-        noisy: whether wrongly labelled training examples are included, excluded, or the only ones.
-        seed: of the choice of images and of the sampled labels.
-        dtype: type of the sums.
-        batch_size: images in one step; it does not change the factors.
-        layers_per_pass: most layers whose sums are held at a time; 0 for all.
-        factor_device: where sums are kept: model (where it is) or cpu.
         rho: share of the curvature mass to keep, in (0, 1]; 1 changes nothing.
         fraction: share of the eigen-pairs to keep, in (0, 1]; replaces rho.
         pairs: number of eigen-pairs to keep; replaces rho.

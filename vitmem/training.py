@@ -158,7 +158,7 @@ class MemorisationModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's mean loss; see to it that the last epoch is evaluated."""
-        self._epoch_loss = {"sum": torch.zeros((), device=self.device), "steps": 0, "first_bad": -1}
+        self._epoch_loss = {"sum": torch.zeros((), device=self.device), "steps": 0}
         self._evaluated = False
         if self.current_epoch == self.config.epochs - 1:
             self.trainer.check_val_every_n_epoch = 1

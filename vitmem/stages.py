@@ -112,8 +112,9 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
             path.replace(aside)
         else:
             folder.check()
-            if (path / "config.yaml").read_text() != text:
-                difference = _difference(yaml.safe_load((path / "config.yaml").read_text()), config.to_dict())
+            saved = RunConfig.from_dict(yaml.safe_load((path / "config.yaml").read_text()))
+            if saved != config:  # options that are newer than the folder have their defaults
+                difference = _difference(saved.to_dict(), config.to_dict())
                 raise ValueError(
                     f"{path} holds a run with other settings ({difference}); choose another --name, "
                     "or --force to replace it"

@@ -57,14 +57,10 @@ def digest(value: object) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest_310(file)
-
-
-def _digest_310(file) -> str:
     found = hashlib.sha256()
-    while block := file.read(1 << 20):
-        found.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
     return found.hexdigest()
 
 

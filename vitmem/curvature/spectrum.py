@@ -339,9 +339,7 @@ def find_threshold(masses: Sequence[Mass], target: Target) -> Threshold:
 
     smallest, largest = math.ulp(0.0), max(mass.largest for mass in masses)
     if largest <= 0 or kept(smallest) < goal:  # zeros must be kept to reach the number
-        return Threshold(
-            0.0, goal - kept(smallest) if largest > 0 and not by_mass else goal if not by_mass else math.inf
-        )
+        return Threshold(0.0) if by_mass else Threshold(0.0, goal - kept(smallest))
     low, high = _bits(smallest), _bits(math.nextafter(largest, math.inf))  # kept(low) >= goal > kept(high)
     while high - low > 1:
         middle = (low + high) // 2

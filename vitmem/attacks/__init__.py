@@ -1,8 +1,69 @@
-"""The registry of attacks. None ships yet; packages add theirs in the entry-point group ``vitmem.attacks``."""
+"""The contract of an attack, what an attack may use, and the registry.
 
+An attack asks one model whether what was removed can be brought back. It is a frozen dataclass of options with
+``apply(model, data, generator) -> AttackResult``; what it measures on ``base`` and ``retrain`` normalises the rest.
+Another package registers one in the entry-point group ``vitmem.attacks``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from datamodules.module import MemorisationData
 from datamodules.registry import registered
 
 
-def attacks() -> dict[str, type]:
-    """Return the registered attacks by name."""
-    return registered("vitmem.attacks", {})
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """What an attack returns.
+
+    Args:
+        rows: JSON-able measurements, one for each setting of the attack (a step, a bit width, a point of a path).
+        report: JSON-able facts of the whole attack, such as ``seconds``.
+    """
+
+    rows: list[dict]
+    report: dict
+
+
+@dataclass(frozen=True, eq=False)
+class AttackData:
+    """What an attack may use: everything; an attacker is not handicapped.
+
+    Args:
+        data: the data module of the run.
+        subject: id of the attacked weights: ``base``, ``retrain``, ``clean`` or an edit's.
+        reference: returns the model of another id in eval mode, or None where there is none.
+        folder: where an attack may keep what further attacks of the same run reuse, such as shadow models.
+        seed: of the run.
+    """
+
+    data: MemorisationData
+    subject: str
+    reference: Callable[[str], nn.Module | None]
+    folder: Path
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Base of the registered attacks."""
+
+    def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
+        """Return what the attack measures; the model itself is not changed.
+
+        Args:
+            model: the attacked classifier, in eval mode.
+            data: what the attacker has.
+            generator: source of all its randomness.
+        """
+        raise NotImplementedError("abstract")
+
+
+def attacks() -> dict[str, type[Attack]]:
+    """Return the registered attacks by name: ours, and those of installed packages (group ``vitmem.attacks``)."""
+    builtin: dict[str, type[Attack]] = {}
+    return registered("vitmem.attacks", builtin)

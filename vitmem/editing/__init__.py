@@ -25,11 +25,16 @@ class EditResult:
 
     Args:
         state_dict: all weights, edited ones replaced.
-        report: JSON-able: ``layers`` (one row for each edited layer) and ``seconds`` (by stage).
+        report: JSON-able: ``layers`` (one row for each edited layer), ``seconds`` (by stage), and ``extra_parameters``
+            (numbers held beside the model's own while editing: scores, masks, importances, a teacher's weights).
     """
 
     state_dict: dict[str, Tensor]
     report: dict
+
+
+class EditDiverged(Exception):
+    """An edit whose loss or weights are not finite: a row of the table says so, and nothing else stops."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,29 @@ class Examples:
         )
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of every training step one process does.
+
+    A step's examples are dealt out in turn to ``processes * accumulate`` batches, of which each process has
+    ``accumulate``: the step is the same however many processes there are.
+
+    Args:
+        rank: number of the process.
+        processes: how many there are.
+        accumulate: batches per step and process, whose gradients add up.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    accumulate: int = 1
+
+    def examples(self, number: int, size: int) -> slice:
+        """Return which of the ``size`` examples of a step are in this process's batch of that number."""
+        first = (number % self.accumulate) * self.processes + self.rank
+        return slice(first, size, self.processes * self.accumulate)
+
+
 def keyed_seed(*key: int) -> int:
     """Return a seed in [0, 2^63) that depends on every integer of the key, and on nothing else."""
     seed = 0
@@ -83,6 +106,7 @@ class InMemoryLoader:
         seed: key of the orders and of the augmentation.
         augment: ``augment(image_BCHW, generator) -> image_BCHW`` on normalised images; None for evaluation.
         drop_last: leave out a ragged last batch.
+        share: the part of every batch that this process serves, where several train together.
     """
 
     def __init__(
@@ -96,11 +120,12 @@ class InMemoryLoader:
         seed: int = 0,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         drop_last: bool = False,
+        share: Share = Share(),
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.examples, self.batch_size, self.shuffle, self.seed = examples, batch_size, shuffle, seed
-        self.augment, self.drop_last = augment, drop_last
+        self.augment, self.drop_last, self.share = augment, drop_last, share
         self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
         self.is_noisy = examples.is_noisy
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
@@ -110,7 +135,7 @@ class InMemoryLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.examples), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return (full + (rest > 0 and not self.drop_last)) * self.share.accumulate
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order that the next iteration follows."""
@@ -135,7 +160,22 @@ class InMemoryLoader:
         first, self._first = self._first, 0
         for number in range(first, len(self)):
             self._served = number + 1
-            yield self.batch(order[number * self.batch_size : (number + 1) * self.batch_size], number)
+            step = self._step(number)
+            own = order[step][self.share.examples(number, step.stop - step.start)]
+            yield self.batch(own if len(own) else order[step][:1], number * self.share.processes + self.share.rank)
+
+    def _step(self, number: int) -> slice:
+        start = number // self.share.accumulate * self.batch_size
+        return slice(start, min(start + self.batch_size, len(self.examples)))
+
+    def counts(self, number: int) -> tuple[int, int]:
+        """Return how many examples count in a batch, and in all batches of its step, those of other processes too.
+
+        A ragged last step may have fewer examples than batches; a batch without any holds one that counts 0.
+        """
+        step = self._step(number)
+        size = step.stop - step.start
+        return len(range(size)[self.share.examples(number, size)]), size
 
     def batch(self, position: Tensor, number: int = 0) -> Batch:
         """Return the examples at the given positions as one batch."""

@@ -6,7 +6,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from datamodules.batch import Examples, InMemoryLoader
+from datamodules.batch import Examples, InMemoryLoader, Share
 from datamodules.noise import Noise
 from datamodules.sources import DataSet
 
@@ -39,6 +39,7 @@ class MemorisationData(L.LightningDataModule):
         super().__init__()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_on, self.seed = train_on, seed
+        self.share = Share()  # set while several processes train together
         self.data = source.load()
         self.manifest = noise.manifest(self.data)
         self.repeats = noise.repeats
@@ -85,9 +86,13 @@ class MemorisationData(L.LightningDataModule):
         return InMemoryLoader(examples, batch_size or self.eval_batch_size, mean, std, **options)
 
     def train_dataloader(self) -> InMemoryLoader:
-        """Return the shuffled training batches."""
-        return self.loader(self.fit_examples(), self.batch_size, shuffle=True, seed=self.seed)
+        """Return the shuffled training batches, or this process's share of each."""
+        return self.loader(self.fit_examples(), self.batch_size, shuffle=True, seed=self.seed, share=self.share)
 
     def val_dataloader(self) -> list[InMemoryLoader]:
-        """Return the two evaluation loaders: all training examples, then validation; in order, not augmented."""
-        return [self.loader(self.train_examples), self.loader(self.validation_examples)]
+        """Return the two evaluation loaders: all training examples, then validation; in order, not augmented.
+
+        Where several processes train together, each has every so-manieth example, and none has one twice.
+        """
+        own = slice(self.share.rank, None, self.share.processes)
+        return [self.loader(part.subset(own)) for part in (self.train_examples, self.validation_examples)]

@@ -15,7 +15,9 @@ from datamodules.digits import Digits
 from datamodules.module import MemorisationData
 from datamodules.noise import Symmetric
 from vitmem import models, training
-from vitmem.training import Interrupted, TrainConfig, TrainerConfig, TrainingDiverged, fit, warmup_cosine
+from vitmem.keeper import Interrupted
+from vitmem.trainer import TrainerConfig
+from vitmem.training import TrainConfig, TrainingDiverged, fit, warmup_cosine
 
 MODEL = models.ModelConfig(width=16, depth=2, heads=2, patch=4, dropout=0.1, drop_path=0.1)
 TRAIN = TrainConfig(epochs=4, batch_size=250, warmup_epochs=1, eval_every=2)  # 6 steps an epoch

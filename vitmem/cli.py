@@ -18,7 +18,8 @@ USAGE = """usage: vitmem VERB ...
   list                     data sets, noise kinds, models, edits, attacks and metrics
 
 `vitmem VERB --help` lists the options of a verb with their defaults (`vitmem edit NAME --help` those of an edit).
-Exit codes: 0 done, 1 failed, 2 wrong input, 130 stopped by Ctrl-C (the state is saved).
+Exit codes: 0 done, 1 failed, 2 wrong input, 130 stopped by Ctrl-C and 143 by SIGTERM (the state is saved: the same
+command goes on from there).
 VITMEM_DEBUG=1 shows the traceback of an error."""
 
 
@@ -44,12 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("VITMEM_DEBUG"):
             raise
-        from vitmem.training import Interrupted, TrainingDiverged
+        from vitmem.distributed import is_main
+        from vitmem.keeper import Interrupted, StateLost
+        from vitmem.training import TrainingDiverged
 
-        if isinstance(error, Interrupted):
-            return _fail(str(error), 130)
-        if isinstance(error, TrainingDiverged):
-            return _fail(str(error), 1)
+        if isinstance(error, (Interrupted, StateLost, TrainingDiverged)):
+            if not is_main():  # it ends well here, or Lightning would kill the main process before it has told
+                return 0
+            return _fail(str(error), getattr(error, "code", 1))
         if isinstance(error, OSError) and error.filename is not None:
             return _fail(f"{error.filename} cannot be read or written: {error.strerror}", 2)
         if isinstance(error, (OSError, ValueError)):
@@ -77,6 +80,7 @@ def _add_output(parser, name: str | None) -> None:
 def train(arguments: Sequence[str]) -> None:
     """Train one model."""
     from vitmem import config, stages
+    from vitmem.distributed import is_main
     from vitmem.runs import check_name
 
     parser = config.parser_for(
@@ -88,7 +92,8 @@ def train(arguments: Sequence[str]) -> None:
     suffix = "" if settings.train_on == "noisy" else f"-{settings.train_on}"
     folder = Path(values.out) / check_name("--name", values.name) / f"seed{settings.seed}{suffix}"
     done = stages.train(settings, folder, force=values.force)
-    print(f"the model is in {done.path}; next: vitmem edit kfac {done.path}, vitmem eval {done.path}")
+    if is_main():
+        print(f"the model is in {done.path}; next: vitmem edit kfac {done.path}, vitmem eval {done.path}")
 
 
 def edit(arguments: Sequence[str]) -> None:

@@ -4,12 +4,15 @@ Without a process group there is one process, and every function here is the ide
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -37,7 +40,34 @@ def share() -> tuple[int, int]:
 
 def is_main() -> bool:
     """Tell whether this process is the one that writes and prints."""
-    return share()[0] == 0
+    return share()[0] == 0 and not _is_child()
+
+
+def _is_child() -> bool:
+    """Tell whether Lightning's launcher started this process beside the main one: unlike torchrun, it sets no RANK."""
+    return "RANK" not in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+def on_main(work: Callable[[], T]) -> T | None:
+    """Do work in the main process; every process gets its result, or raises its error.
+
+    Returns:
+        The result; None in a process that Lightning's launcher started, since the main one did the work before.
+    """
+    if _is_child():
+        return None
+    if share()[1] == 1:
+        return work()
+    outcome: list = [None, None]
+    if is_main():
+        try:
+            outcome[0] = work()
+        except (ValueError, OSError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def all_sum(tensor: Tensor) -> Tensor:

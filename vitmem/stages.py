@@ -21,10 +21,11 @@ from datamodules.noise import NoiseManifest
 from vitmem import models
 from vitmem.config import RunConfig
 from vitmem.curvature.cache import CurvatureCache
-from vitmem.distributed import is_main
+from vitmem.distributed import is_main, on_main
 from vitmem.editing import Edit, EditData
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
+from vitmem.keeper import StateLost
 from vitmem.runs import (
     RunFolder,
     check_name,
@@ -96,12 +97,41 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
 
     Raises:
         ValueError: the folder holds something else, or a run with other settings.
+        Interrupted: the training was told to end.
+        StateLost: the results cannot be written.
+    """
+    data = make_data(config)
+    check_model(config, data)
+    config.trainer.join(config.train.batch_size)
+    if on_main(lambda: prepare(config, path, data, force)):
+        return TrainedRun(path, data)
+    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
+    model = models.create(arguments, seed=config.seed)
+    start = time.perf_counter()
+    state = fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
+    if is_main():
+        mean, std = data.data.mean_std
+        description = {"timm": arguments, "mean": mean, "std": std, "classes": data.data.class_names}
+        seconds = round(time.perf_counter() - start, 3)
+        try:
+            save_model(path, state, description)
+            RunFolder(path).seal([*_WEIGHTS, "metrics.csv"], finished=now(), train_seconds=seconds)
+        except OSError as error:
+            raise StateLost(
+                f"the trained model cannot be written to {path} ({error.strerror}); make room or make the folder "
+                "writable: the same command goes on from the last checkpoint, if there is one"
+            ) from error
+    return TrainedRun(path, data)
+
+
+def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) -> bool:
+    """Make a run folder ready for training, and return whether it holds the finished model.
+
+    Raises:
+        ValueError: the folder holds something else, or a run with other settings.
     """
     folder = RunFolder(path)
-    data = make_data(config)
     examples = len(data.fit_examples())
-    check_model(config, data)
-    config.trainer.check()
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if not folder.is_run:
@@ -113,7 +143,7 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
         else:
             folder.check()
             saved = RunConfig.from_dict(yaml.safe_load((path / "config.yaml").read_text()))
-            if saved != config:  # options that are newer than the folder have their defaults
+            if _result(saved) != _result(config):  # options that are newer than the folder have their defaults
                 difference = _difference(saved.to_dict(), config.to_dict())
                 raise ValueError(
                     f"{path} holds a run with other settings ({difference}); choose another --name, "
@@ -121,22 +151,20 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
                 )
             if folder.is_trained:
                 print(f"{path}: already trained")
-                return TrainedRun(path, data)
+                return True
     begin(folder, text, data)
     shutil.rmtree(path.with_name(f".{path.name}.replaced"), ignore_errors=True)
     header = data.manifest.header()
     print(f"{path}: training on {examples} examples ({config.train_on}); {header['num_noisy']} of "
           f"{header['num_examples']} labels are wrong, realised rate {header['realised_rate']:.4f} "
           f"({header['kind']}, nominal {header['rate']:g})", flush=True)  # fmt: skip
-    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
-    model = models.create(arguments, seed=config.seed)
-    start = time.perf_counter()
-    fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
-    mean, std = data.data.mean_std
-    description = {"timm": arguments, "mean": mean, "std": std, "classes": data.data.class_names}
-    save_model(path, model.state_dict(), description)
-    folder.seal([*_WEIGHTS, "metrics.csv"], finished=now(), train_seconds=round(time.perf_counter() - start, 3))
-    return TrainedRun(path, data)
+    return False
+
+
+def _result(config: RunConfig) -> RunConfig:
+    """Return a configuration without what changes results by rounding only: a run may go on on other devices."""
+    elsewhere = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))
 
 
 def begin(folder: RunFolder, config_text: str, data: MemorisationData) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,6 +188,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_changes_nothing(tmp_path):
+    script = Path(__file__).parents[1] / "experiments" / "kill_test.py"
+    done = subprocess.run([sys.executable, str(script), "--kills=3"], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kills" in done.stdout
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Checkpoints that survive a kill at any moment: written under another name, renamed when whole, the last two kept."""
 
+import contextlib
 import os
 import pickle
 import struct
@@ -46,6 +47,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
             self.last_is_good, self.error = True, None
         except (OSError, RuntimeError) as error:  # torch's writer turns the first into the second
             self.error = error
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:

@@ -87,8 +87,14 @@ def train(arguments: Sequence[str]) -> None:
         arguments, "vitmem train", "Train a vision transformer on data with injected wrong labels, into OUT/NAME/seedK."
     )
     _add_output(parser, "default")
+    parser.add_argument("--dry_run", action="store_true", help="tell the memory and time it would take; write nothing")
     values = parser.read(arguments)
     settings = config.run_config(values)
+    if values.dry_run:
+        from vitmem import planning
+
+        print("\n".join(planning.tell(settings, stages.make_data(settings))))
+        return
     suffix = "" if settings.train_on == "noisy" else f"-{settings.train_on}"
     folder = Path(values.out) / check_name("--name", values.name) / f"seed{settings.seed}{suffix}"
     done = stages.train(settings, folder, force=values.force)

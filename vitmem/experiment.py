@@ -118,6 +118,11 @@ def run(experiment: Experiment, out: Path, *, force: bool = False) -> list[dict]
     folder = out / experiment.name
     data = make_data(experiment.run)
     blank = check_model(experiment.run, data)
+    if (devices := experiment.run.trainer.check(experiment.run.train.batch_size).world_size) > 1:
+        raise ValueError(
+            f"vitmem run works on one device, and {devices} were asked for; train the models with `vitmem train` and "
+            "the same --name and options first: `vitmem run` with trainer.devices 1 finds them and goes on"
+        )
     if "retrain" in experiment.references and data.manifest.is_noisy.all():
         raise ValueError(
             "every training label is wrong, so `retrain` has nothing to train on; leave it out of references"

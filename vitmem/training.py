@@ -29,7 +29,8 @@ from vitmem.keeper import ACCURACIES, Keeper, StateLost
 from vitmem.models import is_decayed
 from vitmem.trainer import TrainerConfig, clean_name, prepared
 
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for part in ("pytorch", "fabric"):
+    logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,220 @@
+"""What a training will cost, told before it is started: parameters, FLOPs, memory, and the time by a short probe.
+
+Legend: B images of a batch, C H W their shape.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from datamodules.batch import Batch
+from datamodules.module import MemorisationData
+from vitmem import models
+from vitmem.config import RunConfig
+from vitmem.trainer import TrainerConfig, prepared
+
+PROBE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one training costs.
+
+    Args:
+        parameters: of the model.
+        forward_flops: of one image; a multiplication with its addition counts as 2.
+        batch: images that a device has at a time.
+        state_bytes: weights, gradients and AdamW's two moments, on each device.
+        activation_bytes: what the backward pass needs of one image.
+        probed_batch: images at a time in the probe: ``batch``, or fewer where that many took too long or did not fit.
+        train_speed: images per second in training, over all devices.
+        eval_speed: likewise in evaluation.
+        train_images: images of all epochs.
+        eval_images: images of all evaluations.
+    """
+
+    parameters: int
+    forward_flops: int
+    batch: int
+    state_bytes: int
+    activation_bytes: int
+    probed_batch: int
+    train_speed: float
+    eval_speed: float
+    train_images: int
+    eval_images: int
+
+    @property
+    def hours(self) -> float:
+        """Training and evaluations, at the measured speeds."""
+        return (self.train_images / self.train_speed + self.eval_images / self.eval_speed) / 3600
+
+    def lines(self, where: str) -> list[str]:
+        """Return the plan in words.
+
+        Args:
+            where: the devices.
+        """
+        total = (self.state_bytes + self.batch * self.activation_bytes) / 1e9
+        return [
+            f"model: {self.parameters / 1e6:.3g} M parameters; {self.forward_flops / 1e9:.3g} GFLOPs forward per image",
+            f"work: {self.train_images:,} training images (forward and backward: "
+            f"{3 * self.forward_flops * self.train_images:.2e} FLOPs) and {self.eval_images:,} evaluated images",
+            f"memory of each device: about {total:.3g} GB: {self.state_bytes / 1e9:.3g} GB for weights, gradients and "
+            f"AdamW's moments, and {self.activation_bytes / 1e6:.3g} MB for each of {self.batch} images at a time",
+            f"speed: {self.train_speed:,.3g} images/s in training, {self.eval_speed:,.3g} in evaluation, on {where} "
+            f"(measured on one, with {self.probed_batch} images at a time)",
+            f"time: about {self.hours:.3g} hours",
+        ]
+
+
+def plan(config: RunConfig, data: MemorisationData) -> Plan:
+    """Measure what a training costs; nothing is written.
+
+    Args:
+        config: the training.
+        data: its data module.
+    """
+    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
+    engine = config.trainer.check(config.train.batch_size)
+    processes, train = engine.world_size, config.train
+    batch = train.batch_size // (processes * config.trainer.accumulate)
+    model = models.create(arguments, seed=config.seed)
+    parameters = sum(p.numel() for p in model.parameters())
+    examples = len(data.fit_examples())
+    evaluations = (train.epochs - 1) // train.eval_every + 1
+    evaluated = sum(len(loader.examples) for loader in data.val_dataloader())
+    activations, probed, train_seconds, eval_seconds = probe(model, data, config, batch)
+    return Plan(
+        parameters=parameters,
+        forward_flops=forward_flops(models.create(arguments, device="meta"), data.data.image_shape),
+        batch=batch,
+        state_bytes=state_bytes(parameters, config.trainer, processes),
+        activation_bytes=activations,
+        probed_batch=probed,
+        train_speed=processes * probed / train_seconds,
+        eval_speed=processes * probed / eval_seconds,
+        train_images=examples * train.epochs,
+        eval_images=evaluated * evaluations,
+    )
+
+
+def forward_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Return the FLOPs of the matrix products of one image's forward pass.
+
+    Args:
+        model: on any device, also meta.
+        image_shape: C, H, W.
+    """
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, *image_shape, device=device))
+    return counter.get_total_flops()
+
+
+def state_bytes(parameters: int, trainer: TrainerConfig, processes: int) -> int:
+    """Return the bytes of weights, gradients and AdamW's two moments on each device.
+
+    Mixed precision keeps all four in float32. DDP holds the gradients once more, in the buckets that are summed up;
+    FSDP divides everything by the number of processes.
+    """
+    size = {"16-true": 2, "bf16-true": 2, "64-true": 8}.get(str(trainer.precision), 4)
+    if processes > 1 and trainer.strategy == "fsdp":
+        return 4 * size * parameters // processes
+    return (4 + (processes > 1)) * size * parameters
+
+
+@contextmanager
+def saved_bytes(model: nn.Module) -> Iterator[list[int]]:
+    """Count the bytes that autograd saves for the backward pass, each storage once and parameters never.
+
+    Yields:
+        A list whose one number is the count.
+    """
+    count = [0]
+    seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: list[Tensor] = []  # a storage that were freed could come back as another one
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            count[0] += storage.nbytes()
+            kept.append(tensor.detach())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield count
+
+
+def probe(model: nn.Module, data: MemorisationData, config: RunConfig, batch: int) -> tuple[int, int, float, float]:
+    """Train and evaluate on a few batches: 1 image, 2, 4, ..., until the real size, or until a step takes too long.
+
+    Args:
+        model: it is trained a little.
+        data: serves the batches.
+        config: of the training.
+        batch: images at a time.
+
+    Returns:
+        Bytes of activations per image, images of the last batch, and the seconds of training and of evaluating it.
+    """
+    strategy = config.trainer.check(config.train.batch_size).strategy
+    plugin, device = strategy.precision_plugin, strategy.root_device
+    model = plugin.convert_module(model).to(device).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    loader = data.train_dataloader()
+    first: Batch = next(islice(iter(loader), 1))
+    images, labels = plugin.convert_input(first.image.to(device)), first.given_label.to(device)
+
+    def step(size: int) -> None:
+        with plugin.train_step_context():
+            loss = F.cross_entropy(model(images[:size]), labels[:size])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def evaluate(size: int) -> None:
+        with plugin.val_step_context(), torch.no_grad():
+            model(images[:size])
+
+    size, largest = 1, min(batch, len(images))
+    with prepared(model, config.trainer):
+        with saved_bytes(model) as saved, plugin.train_step_context():
+            F.cross_entropy(model(images[:1]), labels[:1])
+        seconds = _seconds(step, size, device)
+        while size < largest and 2 * seconds < PROBE_SECONDS:
+            try:
+                seconds = _seconds(step, min(2 * size, largest), device)
+            except torch.OutOfMemoryError:
+                break
+            size = min(2 * size, largest)
+        return saved[0], size, seconds, _seconds(evaluate, size, device)
+
+
+def _seconds(work, size: int, device: torch.device) -> float:
+    """Return the least time of three turns, or of the first if that takes long; the first of three warms up."""
+    times = []
+    while len(times) < 3 and sum(times) < PROBE_SECONDS:
+        start = time.perf_counter()
+        work(size)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def tell(config: RunConfig, data: MemorisationData) -> list[str]:
+    """Return the plan of a training in words."""
+    engine = config.trainer.check(config.train.batch_size)
+    device = engine.strategy.root_device
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    return plan(config, data).lines(f"{engine.world_size} x {kind}")

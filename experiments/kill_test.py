@@ -8,27 +8,42 @@ model.safetensors and metrics.csv must be, byte for byte, those of the reference
 """
 
 import argparse
+import contextlib
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.context import ForkProcess
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import timm  # noqa: F401, so that forked processes need not load it
+
+from vitmem import stages  # noqa: F401, likewise
+from vitmem.cli import main as vitmem
 
 OPTIONS = [
     "--model.width=32", "--model.depth=2", "--model.heads=2", "--model.patch=4", "--model.dropout=0.1",
-    "--train.epochs=40", "--train.batch_size=50", "--train.warmup_epochs=2", "--train.eval_every=4",
+    "--train.epochs=20", "--train.batch_size=50", "--train.warmup_epochs=2", "--train.eval_every=4",
     "--train.checkpoint_minutes=0.002", "--trainer.accelerator=cpu",
 ]  # fmt: skip
 RESULTS = ("model.safetensors", "metrics.csv")
 
 
-def start(out: Path) -> subprocess.Popen:
-    """Start, or go on with, the training in a folder."""
-    command = [sys.executable, "-m", "vitmem", "train", f"--out={out}", *OPTIONS]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(out: Path) -> ForkProcess:
+    """Start, or go on with, the training in a folder; a fork has the libraries loaded."""
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(out,))
+    process.start()
+    return process
+
+
+def _train(out: Path) -> None:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        code = vitmem(["train", f"--out={out}", *OPTIONS])
+    sys.exit(code)
 
 
 def results(out: Path) -> list[bytes]:
@@ -36,7 +51,7 @@ def results(out: Path) -> list[bytes]:
     return [(out / "default" / "seed0" / name).read_bytes() for name in RESULTS]
 
 
-def kill(process: subprocess.Popen, folder: Path, seconds: float, while_saving: bool) -> bool:
+def kill(process: ForkProcess, folder: Path, seconds: float, while_saving: bool) -> bool:
     """Kill a training some seconds after its first sign of life, or in its next write of a checkpoint after that.
 
     Returns:
@@ -54,18 +69,16 @@ def kill(process: subprocess.Popen, folder: Path, seconds: float, while_saving: 
         except FileNotFoundError:  # renamed between the two looks at it
             return True
 
-    while process.poll() is None and not moving():
+    while process.is_alive() and not moving():
         time.sleep(0.001)
     end = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < end:
+    while process.is_alive() and time.monotonic() < end:
         time.sleep(0.001)
-    while process.poll() is None and while_saving and not signs[1].exists():
+    while process.is_alive() and while_saving and not signs[1].exists():
         pass  # a write takes milliseconds: no sleep
-    if process.poll() is not None:
-        return False
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return True
+    process.kill()
+    process.join()
+    return process.exitcode < 0
 
 
 def main() -> None:
@@ -74,12 +87,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     draw = random.Random(options.seed)
     kills = in_a_write = runs = different = 0
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference"
-        start(reference).wait()
+        start(reference).join()
         expected = results(reference)
         while kills < options.kills:
             out = Path(folder) / f"run{runs}"
@@ -89,12 +101,10 @@ def main() -> None:
                 left = (run / "checkpoints" / "last.partial").exists()
                 in_a_write += left
                 print(f"kill {kills}{': a half-written checkpoint is left' if left else ''}", flush=True)
-            if process.returncode == -signal.SIGKILL:  # enough kills: let it finish
+            if process.exitcode < 0:  # enough kills: let it finish
                 process = start(out)
-                process.wait()
-            if process.returncode:
-                print(process.stderr.read(), file=sys.stderr)
-            same = process.returncode == 0 and results(out) == expected
+                process.join()
+            same = process.exitcode == 0 and results(out) == expected
             runs, different = runs + 1, different + (not same)
             print(f"run {runs} finished: {'the same bytes' if same else 'DIFFERENT'}", flush=True)
     print(f"{kills} kills, {in_a_write} of them in the middle of a checkpoint; {runs - different} of {runs} runs alike")

@@ -45,7 +45,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def at_step(monkeypatch):
     """Do something in the given training step."""
-
     original = training.MemorisationModule.training_step
 
     def arrange(step, action):

@@ -25,11 +25,11 @@ MODEL = models.ModelConfig(width=16, depth=2, heads=2, patch=4)
 # float64, so that what is left of the order of sums is far below what Adam makes of gradients that are zero
 OPTIONS = [
     "--model.width=16", "--model.depth=2", "--model.heads=2", "--model.patch=4", "--train.epochs=3",
-    "--train.batch_size=108", "--train.warmup_epochs=1", "--trainer.accelerator=cpu", "--trainer.precision=64-true",
-]  # fmt: skip  # 1,297 = 12 * 108 + 1: the last step has one example, and some processes have none
+    "--train.batch_size=432", "--train.warmup_epochs=1", "--trainer.accelerator=cpu", "--trainer.precision=64-true",
+]  # fmt: skip  # 1,297 = 3 * 432 + 1: the last step has one example, and one process has none
 
 
-def train(folder, batch_size=108, **options):
+def train(folder, batch_size=432, **options):
     """Return the weights and the rows of a small training in this process."""
     folder.mkdir()
     data = MemorisationData(Digits(), Symmetric(), batch_size=batch_size)
@@ -166,7 +166,7 @@ def test_lightning_starts_the_second_process(one_process, tmp_path):
     code = (
         "import os, signal, sys; from vitmem import training; original = training.MemorisationModule.training_step\n"
         "def step(self, batch, batch_idx):\n"
-        "    if self.global_step == 17 and self.global_rank == 0: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    if self.global_step == 5 and self.global_rank == 0: os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return original(self, batch, batch_idx)\n"
         "training.MemorisationModule.training_step = step\n"
         "from vitmem.cli import main; sys.exit(main())\n"
@@ -179,7 +179,7 @@ def test_lightning_starts_the_second_process(one_process, tmp_path):
         capture_output=True, text=True, timeout=300, env=environment,
     )  # fmt: skip
     assert done.returncode == 143, done.stderr
-    assert done.stderr.count("vitmem: stopped at step 18; the same command goes on from there") == 1
+    assert done.stderr.count("vitmem: stopped at step 6; the same command goes on from there") == 1
     assert done.stdout.count("training on") == 1
     assert main(command) == 0
     assert_agree(result(tmp_path), one_process, 1e-10)

@@ -47,8 +47,8 @@ class TrainConfig:
         label_smoothing: share of the target spread over all classes, in [0, 1).
         clip: largest gradient norm; 0 switches clipping off.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
-        checkpoint_minutes: minutes between checkpoints, 0 for every step; one is also written at the end, on Ctrl-C, and
-            on SIGTERM or SIGUSR1 (pre-emption). An evaluation that runs is finished first.
+        checkpoint_minutes: minutes between checkpoints, 0 for every step; one is also written at the end, on Ctrl-C,
+            and on SIGTERM or SIGUSR1 (pre-emption). An evaluation that runs is finished first.
         checkpoint_epochs: epochs between checkpoints, besides those by time; 0 is off.
     """
 

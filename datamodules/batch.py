@@ -19,6 +19,7 @@ class Batch(NamedTuple):
     true_label: Tensor  # B, int64
     is_noisy: Tensor  # B, bool
     index: Tensor  # B, int64
+    target: Tensor | None = None  # B K, soft targets in place of the given labels; only where training mixes images
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +82,10 @@ class InMemoryLoader:
         std: per-channel standard deviation, likewise.
         shuffle: draw a new order each epoch.
         seed: key of the orders and of the augmentation.
-        augment: ``augment(image_BCHW, generator) -> image_BCHW`` on normalised images; None for evaluation.
+        augment: ``augment(image_BCHW, label_B, normalise, seed) -> (image_BCHW, target_BK or None)`` on raw images;
+            None for evaluation.
         drop_last: leave out a ragged last batch.
+        device: where batches are made; images that lie elsewhere are moved batch by batch.
     """
 
     def __init__(
@@ -94,15 +97,17 @@ class InMemoryLoader:
         *,
         shuffle: bool = False,
         seed: int = 0,
-        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        augment: Callable[[Tensor, Tensor, Callable, int], tuple[Tensor, Tensor | None]] | None = None,
         drop_last: bool = False,
+        device: torch.device | str = "cpu",
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.examples, self.batch_size, self.shuffle, self.seed = examples, batch_size, shuffle, seed
-        self.augment, self.drop_last = augment, drop_last
-        self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
-        self.is_noisy = examples.is_noisy
+        self.augment, self.drop_last, self.device = augment, drop_last, torch.device(device)
+        self.mean, self.std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (mean, std))
+        labels = (examples.given_label, examples.true_label, examples.is_noisy, examples.index)
+        self._labels = [column.to(device) for column in labels]
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
         self.epoch = 0
         self._served = 0  # batches of this epoch handed out so far
@@ -137,19 +142,25 @@ class InMemoryLoader:
             self._served = number + 1
             yield self.batch(order[number * self.batch_size : (number + 1) * self.batch_size], number)
 
+    def images(self, position: Tensor) -> Tensor:
+        """Return the raw images at the given positions, on the device."""
+        image = self.examples.image
+        return image[position.to(image.device)].to(self.device, non_blocking=True)
+
     def batch(self, position: Tensor, number: int = 0) -> Batch:
         """Return the examples at the given positions as one batch."""
-        data = self.examples
-        image = normalise(data.image[position], self.mean, self.std)
-        if self.augment is not None:
-            image = self.augment(image, keyed_generator(self.seed, self.epoch, number, 1))
-        return Batch(
-            image,
-            data.given_label[position],
-            data.true_label[position],
-            self.is_noisy[position],
-            data.index[position],
-        )
+        image, target = self.images(position), None
+        given, true, is_noisy, index = (column[position.to(self.device)] for column in self._labels)
+        if self.augment is None:
+            image = self.normalise(image)
+        else:  # the first position tells processes apart that share the batches of an epoch
+            seed = keyed_seed(self.seed, self.epoch, number, 1, int(position[0]))
+            image, target = self.augment(image, given, self.normalise, seed)
+        return Batch(image, given, true, is_noisy, index, target)
+
+    def normalise(self, image_BCHW: Tensor) -> Tensor:
+        """Return raw images with this loader's mean and standard deviation taken out."""
+        return normalise(image_BCHW, self.mean, self.std)
 
 
 def normalise(image_BCHW: Tensor, mean: Tensor, std: Tensor) -> Tensor:

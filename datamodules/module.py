@@ -1,11 +1,13 @@
 """The Lightning data module: one data set, its noise, and the three training sets made from them."""
 
+from functools import partial
 from typing import Literal
 
 import lightning as L
 import numpy as np
 import torch
 
+from datamodules.augment import Augment
 from datamodules.batch import Examples, InMemoryLoader
 from datamodules.noise import Noise
 from datamodules.sources import DataSet
@@ -23,7 +25,8 @@ class MemorisationData(L.LightningDataModule):
         eval_batch_size: batch size of the passes that only evaluate.
         train_on: ``noisy`` (all examples, given labels), ``retrain`` (noisy examples left out) or ``clean`` (all
             examples, true labels). Evaluation is the same for all three.
-        seed: key of the shuffling.
+        seed: key of the shuffling and of the augmentation.
+        augment: what is done to training images; evaluation and edits see them as they are.
     """
 
     def __init__(
@@ -35,10 +38,11 @@ class MemorisationData(L.LightningDataModule):
         eval_batch_size: int = 500,
         train_on: TrainOn = "noisy",
         seed: int = 0,
+        augment: Augment = Augment(),  # noqa: B008
     ):
         super().__init__()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.train_on, self.seed = train_on, seed
+        self.train_on, self.seed, self.augment = train_on, seed, augment
         self.data = source.load()
         self.manifest = noise.manifest(self.data)
         self.repeats = noise.repeats
@@ -86,7 +90,8 @@ class MemorisationData(L.LightningDataModule):
 
     def train_dataloader(self) -> InMemoryLoader:
         """Return the shuffled training batches."""
-        return self.loader(self.fit_examples(), self.batch_size, shuffle=True, seed=self.seed)
+        augment = partial(self.augment.apply, num_classes=self.data.num_classes) if self.augment.is_on else None
+        return self.loader(self.fit_examples(), self.batch_size, shuffle=True, seed=self.seed, augment=augment)
 
     def val_dataloader(self) -> list[InMemoryLoader]:
         """Return the two evaluation loaders: all training examples, then validation; in order, not augmented."""

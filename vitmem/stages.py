@@ -46,7 +46,12 @@ _WEIGHTS = ("model.safetensors", "model.json")
 def make_data(config: RunConfig) -> MemorisationData:
     """Return the data module of a configuration."""
     return MemorisationData(
-        config.data, config.noise, batch_size=config.train.batch_size, train_on=config.train_on, seed=config.seed
+        config.data,
+        config.noise,
+        batch_size=config.train.batch_size,
+        train_on=config.train_on,
+        seed=config.seed,
+        augment=config.augment,
     )
 
 

@@ -30,6 +30,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batch import Batch, keyed_seed
 from datamodules.module import MemorisationData
+from vitmem.averaging import WeightAverage
 from vitmem.models import is_decayed
 from vitmem.runs import write_atomically
 
@@ -52,6 +53,8 @@ class TrainConfig:
         warmup_epochs: epochs of linear warm-up; a fraction is fine.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         clip: largest gradient norm; 0 switches clipping off.
+        ema: decay of an exponential moving average of the weights, which is what is then evaluated, saved and edited;
+            0 is off.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
         checkpoint_minutes: minutes between checkpoints; one is also written at the end and on Ctrl-C.
     """
@@ -63,6 +66,7 @@ class TrainConfig:
     warmup_epochs: float = 5.0
     label_smoothing: float = 0.0
     clip: float = 1.0
+    ema: float = 0.0
     eval_every: int = 1
     checkpoint_minutes: float = 1.0
 
@@ -75,8 +79,9 @@ class TrainConfig:
         for option in ("weight_decay", "warmup_epochs", "clip", "checkpoint_minutes"):
             if not getattr(self, option) >= 0:
                 raise ValueError(f"train.{option} is {getattr(self, option)}; it must not be negative")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"train.label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
+        for option in ("label_smoothing", "ema"):
+            if not 0 <= getattr(self, option) < 1:
+                raise ValueError(f"train.{option} is {getattr(self, option)}; it must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -168,8 +173,9 @@ class MemorisationModule(L.LightningModule):
         torch.manual_seed(keyed_seed(self.seed, self.global_step, 2))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy of the batch on its given labels."""
-        loss = F.cross_entropy(self.model(batch.image), batch.given_label, label_smoothing=self.config.label_smoothing)
+        """Return the mean cross-entropy of the batch on its given labels, or on those of mixed images."""
+        target = batch.given_label if batch.target is None else batch.target
+        loss = F.cross_entropy(self.model(batch.image), target, label_smoothing=self.config.label_smoothing)
         state = self._epoch_loss
         state["sum"] = state["sum"] + loss.detach()
         state["steps"] += 1
@@ -355,6 +361,7 @@ def fit(
         raise ValueError(f"{last} is damaged; remove it to train from the start, or give --force")
     module = MemorisationModule(model, train, data.data.num_classes, seed)
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
+    average = [WeightAverage(train.ema)] if train.ema else []
     keeper = Keeper(folder, train.checkpoint_minutes, None if bar else 10.0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
@@ -365,7 +372,7 @@ def fit(
             precision=trainer.precision,
             gradient_clip_val=train.clip or None,
             check_val_every_n_epoch=train.eval_every,
-            callbacks=[*bar, *callbacks, keeper],
+            callbacks=[*bar, *callbacks, *average, keeper],
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             logger=False,

@@ -24,10 +24,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Labelled images in memory.
+    """Labelled images, in memory or streamed.
 
     Args:
-        image: N C H W, uint8 in [0, 255] or float in [0, 1].
+        image: N C H W, uint8 in [0, 255] or float in [0, 1]; or ``StreamedImages``.
         given_label: N, the labels that training sees.
         true_label: N, the labels that are right.
         index: N, stable ids in the split.
@@ -48,9 +48,8 @@ class Examples:
 
     def subset(self, selection: Tensor) -> "Examples":
         """Return the selected examples (a mask or positions); indices stay those of the split."""
-        return Examples(
-            self.image[selection], self.given_label[selection], self.true_label[selection], self.index[selection]
-        )
+        image = self.image[selection] if isinstance(self.image, Tensor) else self.image.subset(selection)
+        return Examples(image, self.given_label[selection], self.true_label[selection], self.index[selection])
 
 
 def keyed_seed(*key: int) -> int:
@@ -136,11 +135,16 @@ class InMemoryLoader:
         return torch.randperm(len(self.examples), generator=keyed_generator(self.seed, self.epoch))
 
     def __iter__(self) -> Iterator[Batch]:
-        order = self.order()
         first, self._first = self._first, 0
+        for served, (position, number) in enumerate(self.plan(first), start=first + 1):
+            self._served = served
+            yield self.batch(position, number)
+
+    def plan(self, first: int = 0) -> Iterator[tuple[Tensor, int]]:
+        """Yield the positions of every batch of this epoch from one on, and the number that keys its augmentation."""
+        order = self.order()
         for number in range(first, len(self)):
-            self._served = number + 1
-            yield self.batch(order[number * self.batch_size : (number + 1) * self.batch_size], number)
+            yield order[number * self.batch_size : (number + 1) * self.batch_size], number
 
     def images(self, position: Tensor) -> Tensor:
         """Return the raw images at the given positions, on the device."""
@@ -153,8 +157,8 @@ class InMemoryLoader:
         given, true, is_noisy, index = (column[position.to(self.device)] for column in self._labels)
         if self.augment is None:
             image = self.normalise(image)
-        else:  # the first position tells processes apart that share the batches of an epoch
-            seed = keyed_seed(self.seed, self.epoch, number, 1, int(position[0]))
+        else:
+            seed = keyed_seed(self.seed, self.epoch, number, 1)
             image, target = self.augment(image, given, self.normalise, seed)
         return Batch(image, given, true, is_noisy, index, target)
 

@@ -6,11 +6,13 @@ from typing import Literal
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules.augment import Augment
 from datamodules.batch import Examples, InMemoryLoader
 from datamodules.noise import Noise
 from datamodules.sources import DataSet
+from datamodules.streaming import StreamingLoader
 
 TrainOn = Literal["noisy", "retrain", "clean"]
 
@@ -46,12 +48,36 @@ class MemorisationData(L.LightningDataModule):
         self.data = source.load()
         self.manifest = noise.manifest(self.data)
         self.repeats = noise.repeats
+        self._device, self._moved = torch.device("cpu"), {}
+        if augment.crop < 1 and isinstance(self.data.train_image, Tensor):
+            raise ValueError(
+                f"augment.crop is {augment.crop}, but the images are decoded already, and cut to size; use an image "
+                "folder with data.streaming true, or augment.pad"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Let batches be made on the device that trains; move the images there once, if they are small enough."""
+        self._device = self.trainer.strategy.root_device
+        images = {"train": self.data.train_image, "validation": self.data.validation_image}
+        if self._device.type != "cuda" or not all(isinstance(image, Tensor) for image in images.values()):
+            return
+        needed = sum(image.nbytes for image in images.values()) / 1e9
+        free = torch.cuda.mem_get_info(self._device)[0] / 1e9
+        if needed > free / 4:  # a training set without its noisy examples is a second copy; the rest is the model's
+            print(f"the images ({needed:.1f} GB) stay in the host's memory: they take more than a quarter of the "
+                  f"{free:.1f} GB that are free on {self._device}", flush=True)  # fmt: skip
+            return
+        self._moved = {split: image.to(self._device) for split, image in images.items()}
+
+    def teardown(self, stage: str) -> None:
+        """Give the device's memory back; edits and evaluation take their batches from the host."""
+        self._device, self._moved = torch.device("cpu"), {}
 
     @property
     def train_examples(self) -> Examples:
         """All training examples, with given and true labels."""
         return Examples(
-            self.data.train_image,
+            self._moved.get("train", self.data.train_image),
             torch.from_numpy(np.ascontiguousarray(self.manifest.given_label)),
             self.data.train_label,
             torch.arange(len(self.data.train_label)),
@@ -61,7 +87,8 @@ class MemorisationData(L.LightningDataModule):
     def validation_examples(self) -> Examples:
         """The validation examples; their given labels are the true ones."""
         label = self.data.validation_label
-        return Examples(self.data.validation_image, label, label, torch.arange(len(label)))
+        image = self._moved.get("validation", self.data.validation_image)
+        return Examples(image, label, label, torch.arange(len(label)))
 
     def fit_examples(self) -> Examples:
         """Return the training set that ``train_on`` names.
@@ -86,12 +113,17 @@ class MemorisationData(L.LightningDataModule):
     def loader(self, examples: Examples, batch_size: int | None = None, **options) -> InMemoryLoader:
         """Return a loader over some examples with this data set's normalisation."""
         mean, std = self.data.mean_std
-        return InMemoryLoader(examples, batch_size or self.eval_batch_size, mean, std, **options)
+        kind = InMemoryLoader if isinstance(examples.image, Tensor) else StreamingLoader
+        return kind(examples, batch_size or self.eval_batch_size, mean, std, device=self._device, **options)
 
     def train_dataloader(self) -> InMemoryLoader:
         """Return the shuffled training batches."""
-        augment = partial(self.augment.apply, num_classes=self.data.num_classes) if self.augment.is_on else None
-        return self.loader(self.fit_examples(), self.batch_size, shuffle=True, seed=self.seed, augment=augment)
+        options: dict = {"shuffle": True, "seed": self.seed}
+        if self.augment.is_on:
+            options["augment"] = partial(self.augment.apply, num_classes=self.data.num_classes)
+        if self.augment.crop < 1:
+            options["crop"] = self.augment.crop
+        return self.loader(self.fit_examples(), self.batch_size, **options)
 
     def val_dataloader(self) -> list[InMemoryLoader]:
         """Return the two evaluation loaders: all training examples, then validation; in order, not augmented."""

@@ -136,7 +136,9 @@ def test_draws_are_keyed_and_the_global_generators_untouched():
     assert random.getstate() == before[1]
     torch.manual_seed(6), random.seed(6)
     again = list(loader(ALL, seed=1))
-    assert all(torch.equal(a.image, b.image) and torch.equal(a.target, b.target) for a, b in zip(first, again))
+    assert all(
+        torch.equal(a.image, b.image) and torch.equal(a.target, b.target) for a, b in zip(first, again, strict=True)
+    )
     resumed = loader(ALL, seed=1)
     resumed.load_state_dict({"epoch": 0, "served": 2})
     assert torch.equal(next(iter(resumed)).image, first[2].image)

@@ -100,10 +100,11 @@ class Augment:
 
 
 def shifted(image_BCHW: Tensor, down_B: Tensor, right_B: Tensor, fill: str) -> Tensor:
-    """Return images moved by so many pixels each; what comes in is the image reflected at its edge, or zeros."""
+    """Return images moved by so many pixels each; what comes in is the image reflected at its edge, or zeros.
+
+    A shift must be less than the image's sides to be reflected.
+    """
     device, (height, width) = image_BCHW.device, image_BCHW.shape[2:]
-    if fill == "reflect" and max(int(down_B.abs().max()), int(right_B.abs().max())) >= min(height, width):
-        raise ValueError(f"augment.pad must be less than the image's {height} x {width} pixels to reflect them")
     row_BH = torch.arange(height) - down_B[:, None]
     column_BW = torch.arange(width) - right_B[:, None]
     inside = ((row_BH >= 0) & (row_BH < height))[:, :, None] & ((column_BW >= 0) & (column_BW < width))[:, None, :]

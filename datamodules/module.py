@@ -54,6 +54,11 @@ class MemorisationData(L.LightningDataModule):
                 f"augment.crop is {augment.crop}, but the images are decoded already, and cut to size; use an image "
                 "folder with data.streaming true, or augment.pad"
             )
+        if augment.fill == "reflect" and augment.pad >= min(self.data.image_shape[1:]):
+            height, width = self.data.image_shape[1:]
+            raise ValueError(
+                f"augment.pad is {augment.pad}; it must be less than the image's {height} x {width} pixels to reflect them"
+            )
 
     def setup(self, stage: str) -> None:
         """Let batches be made on the device that trains; move the images there once, if they are small enough."""

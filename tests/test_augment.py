@@ -80,8 +80,9 @@ def test_every_shift_occurs_and_none_beyond_the_pad():
 
 
 def test_a_pad_as_large_as_the_image_cannot_be_reflected():
-    with pytest.raises(ValueError, match="augment.pad must be less than the image's 6 x 5 pixels"):
-        shifted(images(), torch.full((12,), 5), torch.zeros(12, dtype=torch.int64), "reflect")
+    with pytest.raises(ValueError, match="augment.pad is 8; it must be less than the image's 8 x 8 pixels"):
+        MemorisationData(Digits(), Symmetric(), augment=Augment(pad=8))
+    MemorisationData(Digits(), Symmetric(), augment=Augment(pad=8, fill="zero"))
 
 
 @pytest.mark.parametrize("image", [images(16), images(16)[:, :1].float() / 255], ids=["colour", "grey float"])

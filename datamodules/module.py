@@ -55,9 +55,9 @@ class MemorisationData(L.LightningDataModule):
                 "folder with data.streaming true, or augment.pad"
             )
         if augment.fill == "reflect" and augment.pad >= min(self.data.image_shape[1:]):
-            height, width = self.data.image_shape[1:]
+            size = " x ".join(map(str, self.data.image_shape[1:]))
             raise ValueError(
-                f"augment.pad is {augment.pad}; it must be less than the image's {height} x {width} pixels to reflect them"
+                f"augment.pad is {augment.pad}; it must be less than the image's {size} pixels to reflect them"
             )
 
     def setup(self, stage: str) -> None:

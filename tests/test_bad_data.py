@@ -83,7 +83,7 @@ CASES = {
     ),
     "unknown class": (with_folder("--data.classes=[cat,yak]"), "data.classes has names that .*train lacks: yak"),
     "label out of range": (label_out_of_range, "labels.csv: label goes from 0 to 2; the data set's labels are 0 to 1"),
-    "human labels of another order": (human_of_another_order, "is of another order than the data: clean labels differ for 8 of 8"),
+    "human labels of another order": (human_of_another_order, "is of another order than the data: clean labels differ for 4 of 8"),
     "missing archive": (lambda root: f"--data.name=npz --data.path={root / 'no.npz'}", "there is no file .*no.npz"),
     "archive of wrong shape": (lambda root: npz(root, x_train=np.zeros((4, 8), np.uint8)), r"x_train is uint8 of shape"),
     "archive with pickles": (lambda root: npz(root, y_train=np.array([{}] * 4)), "holds pickled objects, which could run"),

@@ -19,14 +19,15 @@ class Batch(NamedTuple):
     true_label: Tensor  # B, int64
     is_noisy: Tensor  # B, bool
     index: Tensor  # B, int64
+    target: Tensor | None = None  # B K, soft targets in place of the given labels; only where training mixes images
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Labelled images in memory.
+    """Labelled images, in memory or streamed.
 
     Args:
-        image: N C H W, uint8 in [0, 255] or float in [0, 1].
+        image: N C H W, uint8 in [0, 255] or float in [0, 1]; or ``StreamedImages``.
         given_label: N, the labels that training sees.
         true_label: N, the labels that are right.
         index: N, stable ids in the split.
@@ -47,9 +48,8 @@ class Examples:
 
     def subset(self, selection: Tensor) -> "Examples":
         """Return the selected examples (a mask or positions); indices stay those of the split."""
-        return Examples(
-            self.image[selection], self.given_label[selection], self.true_label[selection], self.index[selection]
-        )
+        image = self.image[selection] if isinstance(self.image, Tensor) else self.image.subset(selection)
+        return Examples(image, self.given_label[selection], self.true_label[selection], self.index[selection])
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,11 @@ class InMemoryLoader:
         std: per-channel standard deviation, likewise.
         shuffle: draw a new order each epoch.
         seed: key of the orders and of the augmentation.
-        augment: ``augment(image_BCHW, generator) -> image_BCHW`` on normalised images; None for evaluation.
+        augment: ``augment(image_BCHW, label_B, normalise, seed) -> (image_BCHW, target_BK or None)`` on raw images;
+            None for evaluation.
         drop_last: leave out a ragged last batch.
         share: the part of every batch that this process serves, where several train together.
+        device: where batches are made; images that lie elsewhere are moved batch by batch.
     """
 
     def __init__(
@@ -118,16 +120,18 @@ class InMemoryLoader:
         *,
         shuffle: bool = False,
         seed: int = 0,
-        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        augment: Callable[[Tensor, Tensor, Callable, int], tuple[Tensor, Tensor | None]] | None = None,
         drop_last: bool = False,
         share: Share = Share(),
+        device: torch.device | str = "cpu",
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.examples, self.batch_size, self.shuffle, self.seed = examples, batch_size, shuffle, seed
-        self.augment, self.drop_last, self.share = augment, drop_last, share
-        self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
-        self.is_noisy = examples.is_noisy
+        self.augment, self.drop_last, self.device, self.share = augment, drop_last, torch.device(device), share
+        self.mean, self.std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (mean, std))
+        labels = (examples.given_label, examples.true_label, examples.is_noisy, examples.index)
+        self._labels = [column.to(device) for column in labels]
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
         self.epoch = 0
         self._served = 0  # batches of this epoch handed out so far
@@ -156,13 +160,18 @@ class InMemoryLoader:
         return torch.randperm(len(self.examples), generator=keyed_generator(self.seed, self.epoch))
 
     def __iter__(self) -> Iterator[Batch]:
-        order = self.order()
         first, self._first = self._first, 0
+        for served, (position, number) in enumerate(self.plan(first), start=first + 1):
+            self._served = served
+            yield self.batch(position, number)
+
+    def plan(self, first: int = 0) -> Iterator[tuple[Tensor, int]]:
+        """Yield the positions of every batch of this epoch from one on, and the number that keys its augmentation."""
+        order = self.order()
         for number in range(first, len(self)):
-            self._served = number + 1
             step = self._step(number)
             own = order[step][self.share.examples(number, step.stop - step.start)]
-            yield self.batch(own if len(own) else order[step][:1], number * self.share.processes + self.share.rank)
+            yield own if len(own) else order[step][:1], number * self.share.processes + self.share.rank
 
     def _step(self, number: int) -> slice:
         start = number // self.share.accumulate * self.batch_size
@@ -177,19 +186,25 @@ class InMemoryLoader:
         size = step.stop - step.start
         return len(range(size)[self.share.examples(number, size)]), size
 
+    def images(self, position: Tensor) -> Tensor:
+        """Return the raw images at the given positions, on the device."""
+        image = self.examples.image
+        return image[position.to(image.device)].to(self.device, non_blocking=True)
+
     def batch(self, position: Tensor, number: int = 0) -> Batch:
         """Return the examples at the given positions as one batch."""
-        data = self.examples
-        image = normalise(data.image[position], self.mean, self.std)
-        if self.augment is not None:
-            image = self.augment(image, keyed_generator(self.seed, self.epoch, number, 1))
-        return Batch(
-            image,
-            data.given_label[position],
-            data.true_label[position],
-            self.is_noisy[position],
-            data.index[position],
-        )
+        image, target = self.images(position), None
+        given, true, is_noisy, index = (column[position.to(self.device)] for column in self._labels)
+        if self.augment is None:
+            image = self.normalise(image)
+        else:
+            seed = keyed_seed(self.seed, self.epoch, number, 1)
+            image, target = self.augment(image, given, self.normalise, seed)
+        return Batch(image, given, true, is_noisy, index, target)
+
+    def normalise(self, image_BCHW: Tensor) -> Tensor:
+        """Return raw images with this loader's mean and standard deviation taken out."""
+        return normalise(image_BCHW, self.mean, self.std)
 
 
 def normalise(image_BCHW: Tensor, mean: Tensor, std: Tensor) -> Tensor:

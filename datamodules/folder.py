@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from datamodules.digits import stratified
-from datamodules.images import CACHE_FOLDER, cached, check_size, decode, native_size
+from datamodules.images import CACHE_FOLDER, cached, decode, native_size
 from datamodules.sources import DataSet, ImageData
+from datamodules.streaming import relative, streamed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 VALIDATION_FOLDERS = ("val", "validation", "test")
@@ -35,7 +36,10 @@ class ImageFolder(DataSet):
         grey: one channel instead of three.
         validation_share: share of the training images to hold out, where there is no validation folder.
         cache: folder for the decoded images; None: ROOT/.vitmem_cache.
-        max_gb: refuse sets that take more gigabytes than this when decoded.
+        max_gb: sets that take more gigabytes than this when decoded are streamed.
+        streaming: decode images whenever they are needed, instead of once; None: only above max_gb. The pixels are the
+            same, except with augment.crop.
+        workers: processes that decode streamed images ahead of training; None: one a core, at most 32.
     """
 
     root: str = "data"
@@ -47,8 +51,12 @@ class ImageFolder(DataSet):
     validation_share: float = 0.0
     cache: str | None = None
     max_gb: float = 16.0
+    streaming: bool | None = None
+    workers: int | None = None
 
     def __post_init__(self):
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"data.workers is {self.workers}; it must not be negative")
         for name in ("size", "per_class", "per_class_validation"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -57,11 +65,10 @@ class ImageFolder(DataSet):
             raise ValueError(f"data.validation_share is {self.validation_share}; it is a fraction in [0, 1)")
 
     def load(self) -> ImageData:
-        """Decode the images, or map them from the cache.
+        """Decode the images, map them from the cache, or stream them.
 
         Raises:
-            ValueError: a folder or a class is missing or empty, a name is unknown, images cannot be read, or the set is
-                too large.
+            ValueError: a folder or a class is missing or empty, a name is unknown, or images cannot be read.
         """
         root = Path(self.root).expanduser().absolute()
         if not root.is_dir():
@@ -69,22 +76,30 @@ class ImageFolder(DataSet):
         splits = self.splits(root)
         files = {split: [file for paths in part.values() for file in paths] for split, part in splits.items()}
         width, height = (self.size,) * 2 if self.size else native_size(files["train"])
-        check_size(sum(map(len, files.values())), (1 if self.grey else 3, height, width), self.max_gb)
+        read = self._streamed if self._streams(sum(map(len, files.values())), width, height) else self._decoded
         cache = Path(self.cache).expanduser() if self.cache else root / CACHE_FOLDER
-        tensors, start = [], len(str(root)) + 1
+        columns = []
         for split, paths in files.items():
-            names = [path[start:].replace(os.sep, "/") for path in paths]
-            image = cached(
-                cache,
-                split,
-                {"size": self.size, "grey": self.grey},
-                dict(zip(names, paths, strict=True)),
-                partial(decode, paths, names, self.size, self.grey),
-            )
             label = np.repeat(np.arange(len(splits[split])), [len(part) for part in splits[split].values()])
-            tensors += [torch.from_numpy(image), torch.from_numpy(label)]
-        train_names = tuple(path[start:].replace(os.sep, "/") for path in files["train"])
-        return ImageData(*tensors, tuple(splits["train"]), train_names)
+            columns += [read(split, paths, root, cache, (width, height)), torch.from_numpy(label)]
+        return ImageData(*columns, tuple(splits["train"]), tuple(relative(files["train"], root)))
+
+    def _streams(self, number: int, width: int, height: int) -> bool:
+        gigabytes = number * (1 if self.grey else 3) * height * width / 1e9
+        if self.streaming is None and gigabytes > self.max_gb:
+            print(f"{number} images of {height} x {width} pixels take {gigabytes:.1f} GB, and data.max_gb is "
+                  f"{self.max_gb:g}: they are decoded whenever they are needed", flush=True)  # fmt: skip
+            return True
+        return bool(self.streaming)
+
+    def _streamed(self, split: str, paths: Sequence[str], root: Path, cache: Path, size: tuple[int, int]):
+        return streamed(paths, root, cache, size=size, resize=bool(self.size), grey=self.grey, workers=self.workers)
+
+    def _decoded(self, split: str, paths: Sequence[str], root: Path, cache: Path, size: tuple[int, int]):
+        names = relative(paths, root)
+        settings, files = {"size": self.size, "grey": self.grey}, dict(zip(names, paths, strict=True))
+        build = partial(decode, paths, names, self.size, self.grey)
+        return torch.from_numpy(cached(cache, split, settings, files, build))
 
     def splits(self, root: Path) -> dict[str, Split]:
         """Return the chosen images of both splits by class, in the order of the labels."""

@@ -26,7 +26,10 @@ class ImageNet(ImageFolder):
         grey: one channel instead of three.
         validation_share: share of the training images to hold out, where there is no validation folder.
         cache: folder for the decoded images; None: ROOT/.vitmem_cache.
-        max_gb: refuse sets that take more gigabytes than this when decoded.
+        max_gb: sets that take more gigabytes than this when decoded are streamed; all of ImageNet takes 200.
+        streaming: decode images whenever they are needed, instead of once; None: only above max_gb. The pixels are the
+            same, except with augment.crop.
+        workers: processes that decode streamed images ahead of training; None: one a core, at most 32.
         num_classes: the first so many classes; None: all.
     """
 

@@ -51,23 +51,59 @@ def decode(items: Sequence[str | bytes], names: Sequence[str], size: int | None 
         stop = min(start + _CHUNK, len(items))
         for number in range(start, stop):
             try:
-                image_NCHW[number] = _read(items[number], (width, height), resize=bool(size), grey=grey)
+                image_NCHW[number] = read(items[number], (width, height), resize=bool(size), grey=grey)
             except Exception as error:  # decoders fail in many ways; every failure is reported below
-                bad[number] = _reason(error)
+                bad[number] = reason(error)
         return stop - start
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = 1 if max(native) <= _SMALL else min(32, cores)
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc="decoding", disable=None) as bar:
+    workers = 1 if max(native) <= _SMALL else min(32, cores())
+    hidden = True if len(items) < 1000 else None  # None: shown on a terminal
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc="decoding", disable=hidden) as bar:
         for done in pool.map(fill, range(0, len(items), _CHUNK)):
             bar.update(done)
     if bad:
-        shown = "; ".join(f"{names[number]} ({bad[number]})" for number in sorted(bad)[:_SHOWN])
-        rest = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise ValueError(
-            f"{len(bad)} of {len(items)} images cannot be used; replace or remove them, and start again: {shown}{rest}"
-        )
+        raise ValueError(report([f"{names[number]} ({bad[number]})" for number in sorted(bad)], len(items)))
     return image_NCHW
+
+
+def report(bad: Sequence[str], total: int) -> str:
+    """Return one line that counts unusable images and names the first 20."""
+    rest = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return (
+        f"{len(bad)} of {total} images cannot be used; replace or remove them, and start again: "
+        f"{'; '.join(bad[:_SHOWN])}{rest}"
+    )
+
+
+def verify(files: Sequence[str], names: Sequence[str], size: tuple[int, int] | None) -> None:
+    """Look at the header of every file, in parallel; damage behind a header is found when the image is decoded.
+
+    Args:
+        files: N image files.
+        names: N names for messages.
+        size: width and height that all must have; None: any.
+
+    Raises:
+        ValueError: files cannot be read, are no images or have another size; all are counted and the first 20 named.
+    """
+
+    def look(file: str) -> str | None:
+        try:
+            with _open(file) as image:
+                _check(image, size)
+                image.verify()
+        except Exception as error:  # decoders fail in many ways; every failure is reported below
+            return reason(error)
+
+    with ThreadPoolExecutor(min(32, 4 * cores())) as pool:  # it waits for the disk more than it computes
+        found = list(tqdm(pool.map(look, files), total=len(files), desc="looking at images", disable=None))
+    if bad := [f"{name} ({problem})" for name, problem in zip(names, found, strict=True) if problem]:
+        raise ValueError(report(bad, len(files)))
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def native_size(items: Sequence[str | bytes]) -> tuple[int, int]:
@@ -82,37 +118,42 @@ def _open(item: str | bytes) -> Image.Image:
     return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
 
 
-def _read(item: str | bytes, size: tuple[int, int], *, resize: bool, grey: bool) -> np.ndarray:
+def read(
+    item: str | bytes,
+    size: tuple[int, int],
+    *,
+    resize: bool,
+    grey: bool,
+    cut: Callable[[Image.Image], Image.Image] | None = None,
+) -> np.ndarray:
+    """Return one image, C H W; ``cut`` replaces resizing and cutting the centre out.
+
+    Raises:
+        ValueError: the image has another size, or more than 8 bits a channel; decoders raise many other exceptions.
+    """
     with _open(item) as image:
-        if image.mode.startswith(("I", "F")):  # conversion to 8 bits would clip
-            raise ValueError(f"its mode is {image.mode}; allowed are images of 8 bits a channel")
-        if not resize and image.size != size:
-            raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, the first is {size[0]} x {size[1]}: set size")
+        _check(image, None if resize else size)
         image = image.convert("L" if grey else "RGB")
-        if resize:
+        if cut is not None:
+            image = cut(image)
+        elif resize:
             image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
         return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
 
-def _reason(error: Exception) -> str:
+def _check(image: Image.Image, size: tuple[int, int] | None) -> None:
+    if image.mode.startswith(("I", "F")):  # conversion to 8 bits would clip
+        raise ValueError(f"its mode is {image.mode}; allowed are images of 8 bits a channel")
+    if size is not None and image.size != size:
+        raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, the first is {size[0]} x {size[1]}: set size")
+
+
+def reason(error: Exception) -> str:
+    """Return in a few words why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
-
-
-def check_size(num_images: int, image_shape: tuple[int, ...], max_gb: float) -> None:
-    """Refuse a data set that is too large to be held in memory.
-
-    Raises:
-        ValueError: the decoded images take more than ``max_gb`` gigabytes.
-    """
-    gigabytes = num_images * int(np.prod(image_shape)) / 1e9
-    if gigabytes > max_gb:
-        raise ValueError(
-            f"{num_images} images of {' x '.join(map(str, image_shape))} take {gigabytes:.1f} GB, and data.max_gb is "
-            f"{max_gb:g}; choose fewer or smaller images, or raise it if the memory is there"
-        )
 
 
 def cached(

@@ -1,14 +1,18 @@
 """The Lightning data module: one data set, its noise, and the three training sets made from them."""
 
+from functools import partial
 from typing import Literal
 
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 
+from datamodules.augment import Augment
 from datamodules.batch import Examples, InMemoryLoader, Share
 from datamodules.noise import Noise
 from datamodules.sources import DataSet
+from datamodules.streaming import StreamingLoader
 
 TrainOn = Literal["noisy", "retrain", "clean"]
 
@@ -23,7 +27,8 @@ class MemorisationData(L.LightningDataModule):
         eval_batch_size: batch size of the passes that only evaluate.
         train_on: ``noisy`` (all examples, given labels), ``retrain`` (noisy examples left out) or ``clean`` (all
             examples, true labels). Evaluation is the same for all three.
-        seed: key of the shuffling.
+        seed: key of the shuffling and of the augmentation.
+        augment: what is done to training images; evaluation and edits see them as they are.
     """
 
     def __init__(
@@ -35,20 +40,50 @@ class MemorisationData(L.LightningDataModule):
         eval_batch_size: int = 500,
         train_on: TrainOn = "noisy",
         seed: int = 0,
+        augment: Augment = Augment(),  # noqa: B008
     ):
         super().__init__()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.train_on, self.seed = train_on, seed
+        self.train_on, self.seed, self.augment = train_on, seed, augment
         self.share = Share()  # set while several processes train together
         self.data = source.load()
         self.manifest = noise.manifest(self.data)
         self.repeats = noise.repeats
+        self._device, self._moved = torch.device("cpu"), {}
+        if augment.crop < 1 and isinstance(self.data.train_image, Tensor):
+            raise ValueError(
+                f"augment.crop is {augment.crop}, but the images are decoded already, and cut to size; use an image "
+                "folder with data.streaming true, or augment.pad"
+            )
+        if augment.fill == "reflect" and augment.pad >= min(self.data.image_shape[1:]):
+            size = " x ".join(map(str, self.data.image_shape[1:]))
+            raise ValueError(
+                f"augment.pad is {augment.pad}; it must be less than the image's {size} pixels to reflect them"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Let batches be made on the device that trains; move the images there once, if they are small enough."""
+        self._device = self.trainer.strategy.root_device
+        images = {"train": self.data.train_image, "validation": self.data.validation_image}
+        if self._device.type != "cuda" or not all(isinstance(image, Tensor) for image in images.values()):
+            return
+        needed = sum(image.nbytes for image in images.values()) / 1e9
+        free = torch.cuda.mem_get_info(self._device)[0] / 1e9
+        if needed > free / 4:  # a training set without its noisy examples is a second copy; the rest is the model's
+            print(f"the images ({needed:.1f} GB) stay in the host's memory: they take more than a quarter of the "
+                  f"{free:.1f} GB that are free on {self._device}", flush=True)  # fmt: skip
+            return
+        self._moved = {split: image.to(self._device) for split, image in images.items()}
+
+    def teardown(self, stage: str) -> None:
+        """Give the device's memory back; edits and evaluation take their batches from the host."""
+        self._device, self._moved = torch.device("cpu"), {}
 
     @property
     def train_examples(self) -> Examples:
         """All training examples, with given and true labels."""
         return Examples(
-            self.data.train_image,
+            self._moved.get("train", self.data.train_image),
             torch.from_numpy(np.ascontiguousarray(self.manifest.given_label)),
             self.data.train_label,
             torch.arange(len(self.data.train_label)),
@@ -58,7 +93,8 @@ class MemorisationData(L.LightningDataModule):
     def validation_examples(self) -> Examples:
         """The validation examples; their given labels are the true ones."""
         label = self.data.validation_label
-        return Examples(self.data.validation_image, label, label, torch.arange(len(label)))
+        image = self._moved.get("validation", self.data.validation_image)
+        return Examples(image, label, label, torch.arange(len(label)))
 
     def fit_examples(self) -> Examples:
         """Return the training set that ``train_on`` names.
@@ -83,11 +119,17 @@ class MemorisationData(L.LightningDataModule):
     def loader(self, examples: Examples, batch_size: int | None = None, **options) -> InMemoryLoader:
         """Return a loader over some examples with this data set's normalisation."""
         mean, std = self.data.mean_std
-        return InMemoryLoader(examples, batch_size or self.eval_batch_size, mean, std, **options)
+        kind = InMemoryLoader if isinstance(examples.image, Tensor) else StreamingLoader
+        return kind(examples, batch_size or self.eval_batch_size, mean, std, device=self._device, **options)
 
     def train_dataloader(self) -> InMemoryLoader:
         """Return the shuffled training batches, or this process's share of each."""
-        return self.loader(self.fit_examples(), self.batch_size, shuffle=True, seed=self.seed, share=self.share)
+        options: dict = {"shuffle": True, "seed": self.seed, "share": self.share}
+        if self.augment.is_on:
+            options["augment"] = partial(self.augment.apply, num_classes=self.data.num_classes)
+        if self.augment.crop < 1:
+            options["crop"] = self.augment.crop
+        return self.loader(self.fit_examples(), self.batch_size, **options)
 
     def val_dataloader(self) -> list[InMemoryLoader]:
         """Return the two evaluation loaders: all training examples, then validation; in order, not augmented.

@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set in memory.
+    """A data set in memory, or streamed from files.
 
     Args:
-        train_image: N C H W, uint8 in [0, 255] or float32 in [0, 1].
+        train_image: N C H W, uint8 in [0, 255] or float32 in [0, 1]; or ``StreamedImages``.
         train_label: N, int64 in [0, K).
         validation_image: M C H W, likewise.
         validation_label: M, likewise.
@@ -66,8 +66,10 @@ class ImageData:
     @cached_property
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and standard deviation of the training images, scaled to [0, 1]."""
+        if not isinstance(self.train_image, Tensor):
+            return self.train_image.mean_std
         if self.train_image.dtype == torch.uint8:
-            mean, std = _uint8_mean_std(self.train_image)
+            mean, std = uint8_mean_std(self.train_image)
         else:
             image = self.train_image.double()
             mean, std = image.mean((0, 2, 3)), image.std((0, 2, 3), correction=0)
@@ -75,15 +77,16 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of shapes, types and bytes of all images and true labels."""
+        """SHA-256 of shapes, types and bytes of all images and true labels; of streamed images, of their files."""
         digest = hashlib.sha256(repr(self.class_names).encode())
         for tensor in (self.train_image, self.train_label, self.validation_image, self.validation_label):
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.contiguous().numpy().data)
+            streamed = not isinstance(tensor, Tensor)
+            digest.update(tensor.digest.encode() if streamed else tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
 
-def _uint8_mean_std(image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+def uint8_mean_std(image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel in [0, 1] from counts of the 256 values, in little memory."""
     count = torch.zeros(image_NCHW.shape[1], 256, dtype=torch.float64)
     for chunk in image_NCHW.split(1024):

@@ -68,8 +68,9 @@ def test_going_on_in_the_middle_of_an_epoch():
 
 
 def test_augmentation_is_keyed_and_optional():
-    def shift(image, generator):
-        return image + torch.rand(len(image), 1, 1, 1, generator=generator)
+    def shift(image, label, normalise, seed):
+        noise = torch.rand(len(image), 1, 1, 1, generator=torch.Generator().manual_seed(seed))
+        return normalise(image) + noise, None
 
     first, again = (InMemoryLoader(examples(), 5, augment=shift, seed=1) for _ in range(2))
     for one, two in zip(first, again, strict=True):

@@ -183,7 +183,7 @@ def remove(path):
         (None, folder_options(classes=[]), "names no class; leave it out to use all"),
         (None, folder_options(classes="no.txt"), "there is no file no.txt; give a text file of names, or a list"),
         (None, folder_options(validation_share=0.5), "validation_share is 0.5, but there is .*val; set it to 0"),
-        (None, folder_options(max_gb=1e-6), r"10 images of 3 x 8 x 8 take 0.0 GB, and data.max_gb is 1e-06; choose"),
+        (None, folder_options(workers=-1), "data.workers is -1; it must not be negative"),
         (lambda root: save_image(root / "train/cat/9.png", (9, 8)), folder_options(),
          r"1 of 7 images cannot be used; .*: train/cat/9.png \(9 x 8 pixels, the first is 8 x 8: set size\)"),
         (lambda root: Image.new("I;16", (8, 8)).save(root / "train/cat/9.png"), folder_options(),

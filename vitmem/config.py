@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from datamodules import DataSet, datasets
+from datamodules.augment import Augment
 from datamodules.digits import Digits
 from datamodules.module import TrainOn
 from datamodules.noise import NOISES, Noise, Symmetric
@@ -64,6 +65,7 @@ class RunConfig:
     Args:
         data: a registered data set with its options.
         noise: a noise kind with its options.
+        augment: augmentation of the training images.
         model: size of the vision transformer.
         train: optimiser and schedule.
         trainer: Lightning's flags.
@@ -73,6 +75,7 @@ class RunConfig:
 
     data: DataSet = field(default_factory=Digits)
     noise: Noise = field(default_factory=Symmetric)
+    augment: Augment = field(default_factory=Augment)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -82,6 +85,8 @@ class RunConfig:
     def __post_init__(self):
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must be in [0, 2^63)")
+        if self.train.ema and self.trainer.strategy == "fsdp":
+            raise ValueError(f"train.ema is {self.train.ema}, but fsdp shards the weights; use strategy ddp, or ema 0")
 
     def to_dict(self) -> dict:
         """Return the resolved configuration: every default written out."""
@@ -91,7 +96,7 @@ class RunConfig:
             "train_on": self.train_on,
             "data": {"name": data_name, **dataclasses.asdict(self.data)},
             "noise": {"kind": self.noise.kind, **dataclasses.asdict(self.noise)},
-            **{part: dataclasses.asdict(getattr(self, part)) for part in ("model", "train", "trainer")},
+            **{part: dataclasses.asdict(getattr(self, part)) for part in ("augment", "model", "train", "trainer")},
         }
 
     @classmethod
@@ -128,6 +133,7 @@ def run_parser(prog: str, data_name: str = "digits", noise_kind: str = "symmetri
     parser.add_class_arguments(data_class, "data")
     parser.add_argument("--noise.kind", type=str, default=noise_kind, help=f"one of: {', '.join(sorted(NOISES))}")
     parser.add_class_arguments(noise_class, "noise")
+    parser.add_class_arguments(Augment, "augment")
     parser.add_class_arguments(ModelConfig, "model")
     parser.add_class_arguments(TrainConfig, "train")
     parser.add_class_arguments(TrainerConfig, "trainer")
@@ -149,7 +155,7 @@ def parser_for(arguments: Sequence[str], prog: str, description: str) -> Parser:
 
 def run_config(values: Namespace) -> RunConfig:
     """Return the configuration that parsed values describe."""
-    for section in ("data", "noise", "model", "train", "trainer"):
+    for section in ("data", "noise", "augment", "model", "train", "trainer"):
         if not isinstance(getattr(values, section), Namespace):
             raise ValueError(f"{section} is {getattr(values, section)!r}; expected a mapping of its options")
     data, noise = vars(values.data), vars(values.noise)
@@ -157,6 +163,7 @@ def run_config(values: Namespace) -> RunConfig:
     return RunConfig(
         data=data_class(**{k: v for k, v in data.items() if k != "name"}),
         noise=noise_class(**{k: v for k, v in noise.items() if k != "kind"}),
+        augment=Augment(**vars(values.augment)),
         model=ModelConfig(**vars(values.model)),
         train=TrainConfig(**vars(values.train)),
         trainer=TrainerConfig(**vars(values.trainer)),

@@ -224,7 +224,8 @@ def draw_figures(experiment: Experiment, out: Path, rows: Sequence[dict]) -> lis
         data = make_data(experiment.run)
         before = ExampleTable.load(folder / f"seed{seed}" / "evals" / BASE / "examples.npz")
         after = ExampleTable.load(folder / f"seed{seed}" / "evals" / best["id"] / "examples.npz")
-        noisy = (before.split == TRAIN) & before.is_noisy
+        shown = figures.sheet.ROWS * figures.sheet.COLUMNS
+        noisy = np.flatnonzero((before.split == TRAIN) & before.is_noisy)[:shown]
         image = data.data.train_image[before.index[noisy]]
         image = image.permute(0, 2, 3, 1).squeeze(-1).numpy()
         sheet = {

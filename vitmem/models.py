@@ -36,6 +36,8 @@ class ModelConfig:
         pool: what the classifier reads: the class token, or the mean of the patch tokens.
         dropout: dropout rate after positions, projections and MLPs, in [0, 1).
         drop_path: stochastic depth rate of the last block, rising linearly from 0, in [0, 1).
+        pretrained: file of weights to start from (.safetensors, or .pth without pickled code), or a folder with one;
+            resized to the images, with a new head if the classes differ in number. None: random weights.
     """
 
     name: str = "vit_base_patch16_224"
@@ -47,6 +49,7 @@ class ModelConfig:
     pool: Literal["token", "avg"] = "token"
     dropout: float = 0.0
     drop_path: float = 0.0
+    pretrained: str | None = None
 
     def __post_init__(self):
         for option in ("width", "depth", "heads", "patch", "mlp_ratio"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from datamodules.batch import keyed_generator
 from datamodules.module import MemorisationData
 from datamodules.noise import NoiseManifest
-from vitmem import models
+from vitmem import models, pretrained
 from vitmem.config import RunConfig
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.distributed import is_main, on_main
@@ -47,14 +47,38 @@ _WEIGHTS = ("model.safetensors", "model.json")
 def make_data(config: RunConfig) -> MemorisationData:
     """Return the data module of a configuration."""
     return MemorisationData(
-        config.data, config.noise, batch_size=config.train.batch_size, train_on=config.train_on, seed=config.seed
+        config.data,
+        config.noise,
+        batch_size=config.train.batch_size,
+        train_on=config.train_on,
+        seed=config.seed,
+        augment=config.augment,
     )
 
 
 def check_model(config: RunConfig, data: MemorisationData) -> nn.Module:
-    """Return the model without storage, so that wrong sizes and patterns are found before any work."""
+    """Return the model without storage, so that wrong sizes, weights and patterns are found before any work."""
     arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
-    return models.create(arguments, device="meta")
+    model = models.create(arguments, device="meta")
+    if config.model.pretrained:
+        pretrained.read(pretrained.find(config.model.pretrained), model)
+    return model
+
+
+def pretrained_sha256(config: RunConfig) -> str | None:
+    """Return the SHA-256 of the weights that training starts from; None where they are random."""
+    return file_digest(pretrained.find(config.model.pretrained)) if config.model.pretrained else None
+
+
+def new_model(config: RunConfig, data: MemorisationData) -> nn.Module:
+    """Return the model at step 0, and say what a file of pretrained weights left out."""
+    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
+    model = models.create(arguments, seed=config.seed)
+    if config.model.pretrained:
+        weights, notes = pretrained.read(pretrained.find(config.model.pretrained), model)
+        model.load_state_dict(weights, strict=False)
+        print(f"weights from {config.model.pretrained}: {len(weights)} tensors; {'; '.join(notes) or 'all of them'}")
+    return model
 
 
 def save_model(folder: Path, state: dict[str, Tensor], description: dict) -> None:
@@ -106,7 +130,7 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
     if on_main(lambda: prepare(config, path, data, force)):
         return TrainedRun(path, data)
     arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
-    model = models.create(arguments, seed=config.seed)
+    model = new_model(config, data)
     start = time.perf_counter()
     state = fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
     if is_main():
@@ -133,6 +157,7 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
     folder = RunFolder(path)
     examples = len(data.fit_examples())
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    start_sha256 = pretrained_sha256(config)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if not folder.is_run:
             raise ValueError(f"{path} exists and is not a run folder; choose another --out or --name")
@@ -149,10 +174,15 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
                     f"{path} holds a run with other settings ({difference}); choose another --name, "
                     "or --force to replace it"
                 )
+            if folder.read_provenance().get("pretrained_sha256") != start_sha256:
+                raise ValueError(
+                    f"{config.model.pretrained} is not the file that {path} started from: its SHA-256 differs; "
+                    "restore it, choose another --name, or --force to replace the run"
+                )
             if folder.is_trained:
                 print(f"{path}: already trained")
                 return True
-    begin(folder, text, data)
+    begin(folder, text, data, pretrained_sha256=start_sha256)
     shutil.rmtree(path.with_name(f".{path.name}.replaced"), ignore_errors=True)
     header = data.manifest.header()
     print(f"{path}: training on {examples} examples ({config.train_on}); {header['num_noisy']} of "
@@ -167,8 +197,8 @@ def _result(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))
 
 
-def begin(folder: RunFolder, config_text: str, data: MemorisationData) -> None:
-    """Write a run's settings and seal them: the folder appears whole or not at all."""
+def begin(folder: RunFolder, config_text: str, data: MemorisationData, **facts: object) -> None:
+    """Write a run's settings and seal them with further facts: the folder appears whole or not at all."""
     if folder.is_run:
         return
     new = folder.path.with_name(f".{folder.path.name}.partial")
@@ -177,7 +207,7 @@ def begin(folder: RunFolder, config_text: str, data: MemorisationData) -> None:
     (new / "config.yaml").write_text(config_text)
     (new / "noise.csv").write_text(data.manifest.csv_text())
     (new / "noise.json").write_text(to_json(data.manifest.header()))
-    RunFolder(new).seal(_SETTINGS, data_fingerprint=data.manifest.data_fingerprint)
+    RunFolder(new).seal(_SETTINGS, data_fingerprint=data.manifest.data_fingerprint, **facts)
     new.replace(folder.path)
 
 

@@ -20,9 +20,11 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import MeanMetric
 
 from datamodules.batch import Batch, Share, keyed_seed
 from datamodules.module import MemorisationData
+from vitmem.averaging import WeightAverage
 from vitmem.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO, newest_checkpoint
 from vitmem.distributed import all_sum, is_main, share
 from vitmem.keeper import ACCURACIES, Keeper, StateLost
@@ -46,6 +48,8 @@ class TrainConfig:
         warmup_epochs: epochs of linear warm-up; a fraction is fine.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         clip: largest gradient norm; 0 switches clipping off.
+        ema: decay of an exponential moving average of the weights, which is what is then evaluated, saved and edited;
+            0 is off.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
         checkpoint_minutes: minutes between checkpoints, 0 for every step; one is also written at the end, on Ctrl-C,
             and on SIGTERM or SIGUSR1 (pre-emption). An evaluation that runs is finished first.
@@ -59,6 +63,7 @@ class TrainConfig:
     warmup_epochs: float = 5.0
     label_smoothing: float = 0.0
     clip: float = 1.0
+    ema: float = 0.0
     eval_every: int = 1
     checkpoint_minutes: float = 1.0
     checkpoint_epochs: int = 0
@@ -72,8 +77,9 @@ class TrainConfig:
         for option in ("weight_decay", "warmup_epochs", "clip", "checkpoint_minutes", "checkpoint_epochs"):
             if not getattr(self, option) >= 0:
                 raise ValueError(f"train.{option} is {getattr(self, option)}; it must not be negative")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"train.label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
+        for option in ("label_smoothing", "ema"):
+            if not 0 <= getattr(self, option) < 1:
+                raise ValueError(f"train.{option} is {getattr(self, option)}; it must be in [0, 1)")
 
 
 class TrainingDiverged(Exception):
@@ -96,7 +102,8 @@ class MemorisationModule(L.LightningModule):
         self.history: list[dict] = []
         self._decayed = {name for name, p in model.named_parameters() if is_decayed(name, p)}  # before it is sharded
         self._epoch_loss = torch.zeros(2)  # sum over this process's examples of this epoch, and their number
-        self._correct: dict[str, Tensor] = {}  # by accuracy: correct answers, and how many there could be
+        self.accuracy = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ACCURACIES})
+        self._evaluated = False
         self._loader_state: dict[str, int] | None = None
 
     def configure_optimizers(self):
@@ -125,7 +132,7 @@ class MemorisationModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Start the epoch's mean loss; see to it that the last epoch is evaluated."""
         self._epoch_loss = torch.zeros(2, device=self.device)
-        self._correct = {}
+        self._evaluated = False
         if self.current_epoch == self.config.epochs - 1:
             self.trainer.check_val_every_n_epoch = 1
 
@@ -138,9 +145,11 @@ class MemorisationModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy on the given labels, weighted by the batch's share of the step's examples.
 
-        Lightning and the strategy take the mean over the batches of a step, so that the weights are 1 on average.
+        The labels of mixed images are soft. Lightning and the strategy take the mean over the batches of a step, so
+        that the weights are 1 on average.
         """
-        loss = F.cross_entropy(self.model(batch.image), batch.given_label, label_smoothing=self.config.label_smoothing)
+        target = batch.given_label if batch.target is None else batch.target
+        loss = F.cross_entropy(self.model(batch.image), target, label_smoothing=self.config.label_smoothing)
         loader = self.trainer.train_dataloader
         own, step = loader.counts(batch_idx)
         self._epoch_loss += torch.stack([loss.detach().float() * own, torch.full_like(loss, own).float()])
@@ -162,7 +171,9 @@ class MemorisationModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""
-        self._correct = {name: torch.zeros(2, dtype=torch.int64, device=self.device) for name in ACCURACIES}
+        for metric in self.accuracy.values():
+            metric.reset()
+        self._evaluated = True
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count correct answers; loader 0 holds all training examples, loader 1 the validation examples."""
@@ -177,7 +188,7 @@ class MemorisationModule(L.LightningModule):
                 ("clean_train_accuracy", ~noisy, batch.true_label),
             ]
         ):
-            self._correct[name] += torch.stack([((predicted == label) & chosen).sum(), chosen.sum()])
+            self.accuracy[name].update((predicted == label)[chosen].float())
 
     def on_train_epoch_end(self) -> None:
         """Add the epoch's row to the history."""
@@ -187,9 +198,8 @@ class MemorisationModule(L.LightningModule):
             "lr": self.optimizers().param_groups[0]["lr"],
             "train_loss": self._mean_loss(),
         }
-        for name in ACCURACIES:
-            correct, count = all_sum(self._correct[name]).tolist() if self._correct else (0, 0)
-            row[name] = correct / count if count else math.nan
+        for name, metric in self.accuracy.items():  # of all processes; of no examples, NaN
+            row[name] = float(metric.compute()) if self._evaluated else math.nan
         self.history.append(row)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -261,6 +271,7 @@ def fit(
     io = SafeCheckpointIO(last_is_good=not damaged)
     module = MemorisationModule(model, train, seed)
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
+    average = [WeightAverage(train.ema)] if train.ema else []
     keeper = Keeper(
         folder,
         io,
@@ -274,7 +285,7 @@ def fit(
             max_epochs=train.epochs,
             gradient_clip_val=train.clip or None,
             check_val_every_n_epoch=train.eval_every,
-            callbacks=[*bar, *callbacks, keeper],
+            callbacks=[*bar, *callbacks, *average, keeper],
             plugins=[io],
             num_sanity_val_steps=0,
             use_distributed_sampler=False,

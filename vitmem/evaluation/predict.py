@@ -73,13 +73,13 @@ def predict(model: nn.Module, loaders: Mapping[int, Iterable], device: torch.dev
             columns.append(
                 [
                     np.full(len(batch.index), split, np.int8),
-                    batch.index.numpy(),
-                    batch.given_label.numpy(),
-                    batch.true_label.numpy(),
-                    batch.is_noisy.numpy(),
+                    batch.index.cpu().numpy(),
+                    batch.given_label.cpu().numpy(),
+                    batch.true_label.cpu().numpy(),
+                    batch.is_noisy.cpu().numpy(),
                     logits_BK.argmax(1).cpu().numpy(),
-                    log_p_BK.gather(1, batch.given_label[:, None])[:, 0].numpy(),
-                    log_p_BK.gather(1, batch.true_label[:, None])[:, 0].numpy(),
+                    log_p_BK.gather(1, batch.given_label[:, None].cpu())[:, 0].numpy(),
+                    log_p_BK.gather(1, batch.true_label[:, None].cpu())[:, 0].numpy(),
                 ]
             )
     model.train(was_training)

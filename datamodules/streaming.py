@@ -1,0 +1,249 @@
+"""Image files that are decoded when they are needed, for sets too large to hold, and the loader that decodes ahead.
+
+Pixels are those that ``images.decode`` would have stored, so a streamed set trains as a decoded one does, bit by bit.
+Legend: N images, B images of a batch, C channels, H x W pixels.
+"""
+
+import hashlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from datamodules.batch import Batch, InMemoryLoader, keyed_seed
+from datamodules.images import cached, cores, decode, read, reason, report, verify
+from datamodules.sources import uint8_mean_std
+
+_CHUNK = 64  # images that a worker process decodes before it hands them over
+_STATISTICS = 2000  # images, evenly spaced, that mean and standard deviation are taken from
+_CONTENTS = 256  # files, evenly spaced, whose contents are part of the fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedImages:
+    """N C H W, uint8, like a tensor that is indexed by positions; what is asked for is decoded then.
+
+    Args:
+        path: N file names, absolute, as bytes: processes share them without a copy.
+        root: folder that names in messages and the fingerprint are relative to.
+        width: in pixels.
+        height: in pixels.
+        resize: resize and cut the centre out; otherwise all files have that size.
+        grey: one channel instead of three.
+        mean_std: per-channel mean and standard deviation in [0, 1], of 2,000 images that are evenly spaced.
+        workers: processes that decode for a loader; 0: none but the own.
+    """
+
+    path: np.ndarray
+    root: Path
+    width: int
+    height: int
+    resize: bool
+    grey: bool
+    mean_std: tuple[tuple[float, ...], tuple[float, ...]]
+    workers: int
+
+    ndim = 4
+    dtype = torch.uint8
+    device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """N, channels, height and width."""
+        return len(self), 1 if self.grey else 3, self.height, self.width
+
+    def __getitem__(self, positions: Tensor | np.ndarray | slice) -> Tensor:
+        """Return the images at some positions, decoded by threads."""
+        chosen = self.subset(positions)
+        return torch.from_numpy(decode(chosen.files, chosen.names, self.width if self.resize else None, self.grey))
+
+    def subset(self, selection: Tensor | np.ndarray | slice) -> "StreamedImages":
+        """Return the selected images (a mask or positions), not decoded."""
+        selection = selection.numpy() if isinstance(selection, Tensor) else selection
+        return replace(self, path=self.path[selection])
+
+    @property
+    def files(self) -> list[str]:
+        """N file names."""
+        return [os.fsdecode(path) for path in self.path]
+
+    @property
+    def names(self) -> list[str]:
+        """N names relative to the root."""
+        return relative(self.files, self.root)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all names and file sizes, the contents of 256 files that are evenly spaced, and the settings."""
+        digest = hashlib.sha256(repr((self.shape, self.resize)).encode())
+        for name, file in zip(self.names, self.files, strict=True):
+            digest.update(f"{name}\0{os.stat(file).st_size}\n".encode(errors="surrogateescape"))
+        for position in evenly(len(self), _CONTENTS):
+            digest.update(Path(os.fsdecode(self.path[position])).read_bytes())
+        return digest.hexdigest()
+
+    def read(self, positions: Sequence[int], seed: int | None, crop: float) -> tuple[Tensor, list[str]]:
+        """Return images decoded one after the other, and what is wrong with those that cannot be.
+
+        Args:
+            positions: of the images.
+            seed: of the random resized crops; None: the centre.
+            crop: smallest share of the area that a random crop keeps.
+        """
+        image_BCHW, bad = np.zeros((len(positions), *self.shape[1:]), np.uint8), []
+        window = v2.RandomResizedCrop((self.height, self.width), scale=(crop, 1.0), antialias=True)
+        for k, position in enumerate(positions):
+            cut = None if seed is None else partial(_seeded, window, keyed_seed(seed, position))
+            file = os.fsdecode(self.path[position])
+            try:
+                image_BCHW[k] = read(file, (self.width, self.height), resize=self.resize, grey=self.grey, cut=cut)
+            except Exception as error:  # decoders fail in many ways; the loader reports every failure
+                bad.append(f"{relative([file], self.root)[0]} ({reason(error)})")
+        return torch.from_numpy(image_BCHW), bad
+
+
+def _seeded(window: v2.RandomResizedCrop, seed: int, image):
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return window(image)
+
+
+def streamed(
+    files: Sequence[str],
+    root: Path,
+    cache: Path,
+    *,
+    size: tuple[int, int],
+    resize: bool,
+    grey: bool,
+    workers: int | None,
+) -> StreamedImages:
+    """Return images that are decoded when they are needed, after a look at the header of every file.
+
+    Headers and statistics are looked at once, and again when a file changes.
+
+    Args:
+        files: N image files.
+        root: their folder.
+        cache: folder for what was found.
+        size: width and height.
+        resize: resize and cut out the centre; otherwise every file must have that size.
+        grey: one channel instead of three.
+        workers: processes that decode; None: one a core.
+
+    Raises:
+        ValueError: files are no images, are damaged or of another size; all are counted, and the first 20 named.
+    """
+    names = relative(files, root)
+    side = size[0] if resize else None
+
+    def look() -> np.ndarray:
+        verify(files, names, None if resize else size)
+        chosen = evenly(len(files), _STATISTICS)
+        image = decode([files[k] for k in chosen], [names[k] for k in chosen], side, grey)
+        return torch.stack(uint8_mean_std(torch.from_numpy(image))).numpy()
+
+    settings = {"size": side, "grey": grey, "streamed": _STATISTICS}
+    mean, std = cached(cache, "streamed", settings, dict(zip(names, files, strict=True)), look)
+    mean_std = tuple(round(m, 6) for m in mean.tolist()), tuple(round(max(s, 1e-6), 6) for s in std.tolist())
+    path = np.array([os.fsencode(file) for file in files])
+    workers = min(cores(), 32) if workers is None else workers
+    return StreamedImages(path, root, *size, resize, grey, mean_std, workers)
+
+
+def relative(files: Sequence[str], root: Path) -> list[str]:
+    """Return names relative to a folder, with forward slashes."""
+    start = len(str(root)) + 1
+    return [file[start:].replace(os.sep, "/") for file in files]
+
+
+def evenly(length: int, most: int) -> list[int]:
+    """Return at most so many positions, evenly spaced over [0, length)."""
+    return [k * length // min(length, most) for k in range(min(length, most))]
+
+
+class _Decoder(Dataset):
+    """What worker processes run: a part of a batch in, its pixels out."""
+
+    def __init__(self, image: StreamedImages, crop: float):
+        self.image, self.crop = image, crop
+
+    def __getitem__(self, part: tuple[list[int], int | None]) -> tuple[Tensor, list[str]]:
+        return self.image.read(*part, self.crop)
+
+
+class _Queue:
+    """A sampler whose parts are replaced every epoch, while the worker processes live on."""
+
+    def __init__(self):
+        self.parts: Iterator = iter(())
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Let Ctrl-C end the training, not its workers: the current step is finished and saved first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's way of ending a worker that hangs
+
+
+class StreamingLoader(InMemoryLoader):
+    """Batches from image files, decoded ahead by worker processes; their number changes nothing but the speed.
+
+    Args:
+        crop: smallest share of the area that a random resized crop keeps; 1: the whole image is resized and its centre
+            cut out, without any randomness.
+
+    Further arguments are those of ``InMemoryLoader``.
+    """
+
+    def __init__(self, *args, crop: float = 1.0, **options):
+        super().__init__(*args, **options)
+        self.crop, self._queue, self._ahead = crop, _Queue(), None
+        workers = self.examples.image.workers
+        self._decoder = DataLoader(
+            _Decoder(self.examples.image, crop),
+            batch_size=None,
+            sampler=self._queue,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=self.shuffle and workers > 0,  # evaluation comes and goes
+            worker_init_fn=_leave_signals_to_the_parent,
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # or else it draws from the global one
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._queue.parts = self._parts(self._first)
+        self._ahead = iter(self._decoder)
+        try:
+            yield from super().__iter__()
+        finally:
+            self._ahead = None
+
+    def _parts(self, first: int) -> Iterator[tuple[list[int], int | None]]:
+        for position, number in self.plan(first):
+            seed = None if self.crop == 1 else keyed_seed(self.seed, self.epoch, number, 3)
+            for part in position.split(_CHUNK):
+                yield part.tolist(), seed
+
+    def images(self, position: Tensor) -> Tensor:
+        """Return the images of the next batch, which have been decoded; outside an iteration, decode them."""
+        if self._ahead is None:
+            return super().images(position)
+        found = [next(self._ahead) for _ in position.split(_CHUNK)]
+        if bad := [text for _, texts in found for text in texts]:
+            raise ValueError(report(bad, len(position)))
+        return torch.cat([image.to(self.device, non_blocking=True) for image, _ in found])

@@ -1,0 +1,155 @@
+import json
+
+import pytest
+import timm
+import torch
+from cases import QUICK
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from vitmem import models, pretrained
+
+SIZES = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4}
+
+
+def from_timm(**options):
+    torch.manual_seed(0)
+    arguments = {"img_size": 16, "num_classes": 7, "in_chans": 3} | SIZES | options
+    model = timm.create_model("vit_base_patch16_224", **arguments)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def ours(image=(1, 8, 8), classes=10, **options):
+    config = models.ModelConfig(**({"width": 16, "depth": 2, "heads": 2, "patch": 4} | options))
+    return models.create(config.timm_arguments(image, classes), seed=1)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Weights of a model for 16 x 16 colour images of 7 classes, as timm's models save them."""
+    path = tmp_path / "weights" / "model.safetensors"
+    path.parent.mkdir()
+    save_file(from_timm().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_same_size_gives_the_same_function(tmp_path, suffix):
+    source = from_timm().eval()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, path)
+    else:
+        save_file(source.state_dict(), path)
+    model = ours((3, 16, 16), 7).eval()
+    weights, notes = pretrained.read(path, model)
+    model.load_state_dict(weights)
+    image = torch.randn(2, 3, 16, 16)
+    assert torch.equal(model(image), source(image))
+    assert notes == []
+
+
+def test_other_sizes_channels_and_classes(file):
+    source, model = load_file(file), ours((1, 8, 8), 10)
+    weights, notes = pretrained.read(file, model)
+    assert notes == ["start anew: head.weight, head.bias"]
+    assert not {"head.weight", "head.bias"} & set(weights)
+    assert torch.allclose(weights["patch_embed.proj.weight"], source["patch_embed.proj.weight"].sum(1, keepdim=True))
+    assert torch.equal(weights["pos_embed"][:, 0], source["pos_embed"][:, 0])  # of the class token
+    grid = source["pos_embed"][:, 1:].view(1, 4, 4, 16).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, (2, 2), mode="bicubic", antialias=True).permute(0, 2, 3, 1).view(1, 4, 16)
+    assert torch.allclose(weights["pos_embed"][:, 1:], expected, atol=1e-6)
+    same = [name for name in weights if name.startswith("blocks")]
+    assert len(same) == 24
+    assert all(torch.equal(weights[name], source[name]) for name in same)
+
+
+def test_another_patch_size_is_resampled(file):
+    weights, _ = pretrained.read(file, ours((3, 16, 16), 7, patch=8))
+    assert weights["patch_embed.proj.weight"].shape == (16, 3, 8, 8)
+    assert weights["pos_embed"].shape == (1, 5, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"width": 32},
+            r"has other shapes: cls_token, .* and \d+ more \(the first: \(1, 1, 16\) there, \(1, 1, 32\) in",
+        ),
+        ({"depth": 3}, r"lacks blocks.2.norm1.weight, .* and 7 more; choose the model.name, depth"),
+        ({"pool": "avg"}, "lacks fc_norm.weight, fc_norm.bias; choose the model.name, depth and pool"),
+    ],
+)
+def test_models_of_another_shape_are_refused(file, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        pretrained.read(file, ours((3, 16, 16), 7, **options))
+    assert "\n" not in str(error.value)
+
+
+def test_what_the_model_lacks_is_told(file):
+    _, notes = pretrained.read(file, ours((3, 16, 16), 7, depth=1))
+    assert len(notes) == 1
+    assert notes[0].startswith("are not used: blocks.1.")
+    assert notes[0].endswith(" and 7 more")
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path, capsys):
+    path = tmp_path / "evil.pth"
+    torch.save({"state_dict": Evil()}, path)
+    with pytest.raises(ValueError, match="holds other things than tensors, which could run code"):
+        pretrained.read(path, ours())
+    assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (b"", "a.safetensors", "cannot be read as weights"),
+        (b"no weights", "a.pth", "a.pth "),
+        (b"PK\x03\x04 no archive", "a.bin", "a.bin "),
+        (b"x", "a.npz", "does not end in .safetensors, .pth, .pt, .bin"),
+        (None, "a.pth", "there is no file .*a.pth; give weights"),
+        (None, "", r"holds 0 files of weights \(none\); name one file"),
+    ],
+)
+def test_files_that_are_no_weights(cli, tmp_path, content, name, message):
+    path = tmp_path / "weights" / name
+    path.parent.mkdir(exist_ok=True)
+    if not name:
+        path.mkdir(exist_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    code, _, error = cli("train", f"--out={tmp_path / 'runs'}", *QUICK, f"--model.pretrained={path}")
+    assert code == 2
+    assert error.count("\n") == 1
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(error)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_starts_from_the_file_and_remembers_it(cli, file, tmp_path):
+    command = ["train", f"--out={tmp_path / 'runs'}", *QUICK, f"--model.pretrained={file.parent}", "--train.lr=1e-12"]
+    code, out, _ = cli(*command)
+    assert code == 0
+    assert "tensors; start anew: head.weight, head.bias\n" in out
+    run = tmp_path / "runs" / "default" / "seed0"
+    weights, source = load_file(run / "model.safetensors"), load_file(file)
+    assert torch.allclose(weights["blocks.0.attn.qkv.weight"], source["blocks.0.attn.qkv.weight"], atol=1e-6)
+    assert len(json.loads((run / "provenance.json").read_text())["pretrained_sha256"]) == 64
+    assert "already trained" in cli(*command)[1]
+    source["norm.bias"] += 1
+    save_file(source, file)
+    code, _, error = cli(*command)
+    assert code == 2
+    assert "is not the file that" in error
+    file.unlink()
+    assert cli("eval", run)[0] == 0  # a finished run needs it no more

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-TEXT = ("experiment", "id", "edit", "option")  # columns of results.csv that are no numbers
+TEXT = ("experiment", "id", "edit", "option", "status", "track", "point")  # columns of results.csv that are no numbers
 NUMBER = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ class SVD(Edit):
     """
 
     main_option = "keep"
+    search: ClassVar[dict[str, tuple]] = {"keep": ("log", 0.03, 0.5)}
 
     layers: str = "blocks.*"
     keep: float = 0.1

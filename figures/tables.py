@@ -46,6 +46,11 @@ def read_results(path: Path) -> list[dict]:
     return read_csv(path, TEXT)
 
 
+def usable(row: dict) -> bool:
+    """Tell whether an edit neither diverged nor left a model at chance."""
+    return row.get("status") in (None, "", "ok")
+
+
 def families(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
     """Return the edit rows whose id shows the value of their option, by the rest of the id and by option.
 

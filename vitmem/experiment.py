@@ -200,6 +200,7 @@ def settings(
     tuning = Tuning(planned.prefix, planned.edit, planned.space, experiment.tune, experiment.tuner)
     trials = tune(base, tuning, force=force)
     spent = {key: sum(trial[key] for trial in trials) for key in ("passes", "seconds")}
+    spent["extra_memory_bytes"] = max((trial["extra_memory_bytes"] or 0 for trial in trials), default=0)
     found = []
     for name, (point, choose) in zip(experiment.result_ids(planned), POINTS.items(), strict=True):
         chosen = choose(trials)
@@ -222,11 +223,14 @@ def edit_row(experiment: str, seed: int, content: Mapping, measured: Mapping) ->
     facts: dict = {"status": content.get("status", OK), "track": content.get("track", "")}
     if measured["at_chance"]:
         facts["status"] = "at chance"
-    if tuned := content.get("tuned"):
+    tuned = content.get("tuned")
+    if tuned:
         facts |= {"track": f"{facts['track']} (tuned)", "point": tuned["point"], "trials": tuned["trials"]}
     if cost := content.get("cost"):
         facts |= {"passes": round(cost["passes"], 4), "extra_parameters": cost["extra_parameters"]}
-        facts["extra_memory_mib"] = round(cost["extra_memory_bytes"] / 2**20, 2)
+        # With curvature from the cache the edit's own is unknown; the trial that collected it knows.
+        memory = cost["extra_memory_bytes"] or (tuned or {}).get("extra_memory_bytes")
+        facts["extra_memory_mib"] = None if memory is None else round(memory / 2**20, 2)
     return result_row(identity, measured["metrics"], content["report"], **facts)
 
 

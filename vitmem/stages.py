@@ -25,7 +25,6 @@ from vitmem.distributed import is_main
 from vitmem.editing import Edit, EditData, attempt, track
 from vitmem.editing.known import known_noisy
 from vitmem.evaluation import metrics
-from vitmem.evaluation.cost import ExtraMemory
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
 from vitmem.runs import (
     RunFolder,
@@ -308,11 +307,9 @@ class TrainedRun:
                 )
         edit.check(self.model)
         data = EditData(self.data, edit.sees, self.cache, known)
-        start = time.perf_counter()
-        with ExtraMemory(self.device) as memory:
-            result, status = attempt(edit, self.model, data, keyed_generator(self.config.seed, 5))
-        spent = {"apply": time.perf_counter() - start}
-        report = {"layers": [], "seconds": spent} if result is None else result.report
+        made = attempt(edit, self.model, data, keyed_generator(self.config.seed, 5))
+        result, status = made.result, made.status
+        report = {"layers": [], "seconds": {"apply": made.seconds}} if result is None else result.report
         self.latest.clear()
         if result is not None:
             self.latest[edit_id] = result.state_dict
@@ -338,9 +335,9 @@ class TrainedRun:
             "inputs": inputs,
             "report": report,
             "cost": {
-                "passes": data.passes,
-                "seconds": sum(report.get("seconds", spent).values()),
-                "extra_memory_bytes": memory.bytes,
+                "passes": made.passes,
+                "seconds": sum(report.get("seconds", {"apply": made.seconds}).values()),
+                "extra_memory_bytes": made.extra_memory,
                 "extra_parameters": report.get("extra_parameters"),
             },
             "weights_sha256": file_digest(weights) if saved else None,

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,20 +173,20 @@ class Bench:
         One that diverges or cannot be applied has the worst objective, and says why in its status.
         """
         row = {"options": options, "objective": WORST, "memorized": None, "ground_truth": None, "validation": None}
-        start = time.perf_counter()
-        data = EditData(self.run.data, edit.sees, self.run.cache, self.fit_N)
+        row |= {"passes": 0.0, "seconds": 0.0, "extra_memory_bytes": None}
         try:
             chosen = dataclasses.replace(edit, **options)
             data = EditData(self.run.data, chosen.sees, self.run.cache, self.fit_N)
-            result, status = attempt(chosen, self.run.model, data, keyed_generator(self.run.config.seed, 5))
+            made = attempt(chosen, self.run.model, data, keyed_generator(self.run.config.seed, 5))
         except (ValueError, RuntimeError, ArithmeticError) as error:
-            result, status = None, f"failed: {' '.join(str(error).split())[:300]}"
-        if result is not None:
-            found = self.measure(result.state_dict)
-            status = "at chance" if found.pop("at_chance") else "ok"
-            row |= found
-            row["objective"] = objective(found["ground_truth"], self.unedited["validation"] - found["validation"])
-        return row | {"status": status, "passes": data.passes, "seconds": round(time.perf_counter() - start, 3)}
+            return row | {"status": f"failed: {' '.join(str(error).split())[:300]}"}
+        row |= {"passes": made.passes, "seconds": round(made.seconds, 3), "extra_memory_bytes": made.extra_memory}
+        if made.result is None:
+            return row | {"status": made.status}
+        found = self.measure(made.result.state_dict)
+        status = "at chance" if found.pop("at_chance") else "ok"
+        drop = self.unedited["validation"] - found["validation"]
+        return row | found | {"status": status, "objective": objective(found["ground_truth"], drop)}
 
 
 def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:

@@ -6,6 +6,7 @@ with such a class and one line in ``edits()`` below; another package registers i
 """
 
 import math
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from datamodules.module import MemorisationData
 from datamodules.registry import registered
 from vitmem.curvature.cache import Curvature, CurvatureCache, CurvatureConfig
 from vitmem.distributed import share
+from vitmem.editing.cost import ExtraMemory
 from vitmem.editing.known import tuning_half
 from vitmem.runs import digest
 
@@ -93,6 +95,7 @@ class EditData:
 
     Attributes:
         served: examples handed out so far, each as often as it was; cached curvature counts as if it were collected.
+        reused: curvature came from the cache.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class EditData:
     ):
         self._data, self._sees, self._cache = data, sees, cache or CurvatureCache()
         self._known = data.train_examples.is_noisy if known is None else known
-        self.served = 0
+        self.served, self.reused = 0, False
 
     @property
     def passes(self) -> float:
@@ -157,6 +160,7 @@ class EditData:
         fingerprint = digest([manifest.data_fingerprint, manifest.header()["sha256"], *known])
         before, images = self.served, min(config.examples, len(self._chosen(config)))
         found = self._cache.get(model, config, lambda: self.images(config), fingerprint)
+        self.reused |= self.served == before
         passes = 2 if config.moments == "ekfac" else 1
         groups = math.ceil(len(found.layers) / config.layers_per_pass) if config.layers_per_pass else 1
         self.served = before + images * passes * groups  # the same whether or not the cache had it
@@ -234,14 +238,38 @@ class MaskedLoader:
             yield Batch(batch.image, given, hidden, torch.zeros_like(batch.is_noisy), batch.index)
 
 
-def attempt(edit: Edit, model: nn.Module, data: EditData, generator: torch.Generator) -> tuple[EditResult | None, str]:
-    """Apply an edit; return its result with ``ok``, or None with ``diverged: reason``."""
-    try:
-        result = edit.apply(model, data, generator)
-    except EditDiverged as error:
-        return None, f"diverged: {' '.join(str(error).split())}"
-    broken = [name for name, value in result.state_dict.items() if not torch.isfinite(value).all()]
-    return (None, f"diverged: {broken[0]} is not finite") if broken else (result, "ok")
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """What became of an edit, and its cost.
+
+    Args:
+        result: None if the edit diverged.
+        status: ``ok`` or ``diverged: reason``.
+        passes: examples that were served, in training sets; curvature from the cache counts as if it were collected.
+        seconds: of the whole; with curvature from the cache, less than what the result's report adds up.
+        extra_memory: peak above what was in use before, in bytes; None if curvature came from the cache.
+    """
+
+    result: EditResult | None
+    status: str
+    passes: float
+    seconds: float
+    extra_memory: int | None
+
+
+def attempt(edit: Edit, model: nn.Module, data: EditData, generator: torch.Generator) -> Attempt:
+    """Apply an edit, and tell whether its weights are finite and what it cost."""
+    result, start = None, time.perf_counter()
+    with ExtraMemory(next(model.parameters()).device) as memory:
+        try:
+            result, status = edit.apply(model, data, generator), "ok"
+        except EditDiverged as error:
+            status = f"diverged: {' '.join(str(error).split())}"
+    seconds = time.perf_counter() - start
+    broken = [name for name, value in (result.state_dict if result else {}).items() if not torch.isfinite(value).all()]
+    if broken:
+        result, status = None, f"diverged: {broken[0]} is not finite"
+    return Attempt(result, status, data.passes, seconds, None if data.reused else memory.bytes)
 
 
 def edits() -> dict[str, type[Edit]]:

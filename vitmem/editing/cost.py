@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of work, above what was in use before it."""
+"""What an edit costs: peak memory above what was in use before it."""
 
 import os
 import sys

@@ -45,10 +45,12 @@ class Edit:
     knowing which are wrong), ``retain`` (examples known to be right), ``forget`` (examples known to be wrong) and
     ``validation``.
     ``main_option`` is the option that a result's name carries, as in ``kfac-rho0.95``.
+    ``search`` says where a tuner looks for an option: ("log" | "uniform" | "int", low, high) or ("choice", value, ...).
     """
 
     sees: ClassVar[frozenset[str]] = frozenset()
     main_option: ClassVar[str | None] = None
+    search: ClassVar[dict[str, tuple]] = {}
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError if the edit cannot be applied to this model; the weights may be on the meta device."""
@@ -181,6 +183,7 @@ class MaskedLoader:
 
 def edits() -> dict[str, type[Edit]]:
     """Return the registered edits by name: ours, and those of installed packages (group ``vitmem.edits``)."""
+    from vitmem.editing import distill, finetune, salun, subnet
     from vitmem.editing.auto import AutoEKFAC
     from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
     from vitmem.editing.svd import SVD
@@ -192,5 +195,20 @@ def edits() -> dict[str, type[Edit]]:
         "svd": SVD,
         "random_pairs": RandomPairs,
         "top_removed": TopRemoved,
+        # trained
+        "bad_teacher": distill.BadTeacher,
+        "balanced_subnet": subnet.BalancedSubnet,
+        "cfk": finetune.CFk,
+        "euk": finetune.EUk,
+        "finetune": finetune.FineTune,
+        "gradient_ascent": finetune.GradientAscent,
+        "l1_sparse": finetune.L1Sparse,
+        "neggrad": finetune.NegGrad,
+        "npo": finetune.NPO,
+        "oracle_labels": finetune.OracleLabels,
+        "random_labels": finetune.RandomLabels,
+        "salun": salun.SalUn,
+        "scrub": distill.SCRUB,
+        "subnet": subnet.Subnet,
     }
     return registered("vitmem.edits", builtin)

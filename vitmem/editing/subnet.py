@@ -160,6 +160,8 @@ class BalancedSubnet(Subnet):
     forget_batch_size: int = 64
 
     def __post_init__(self):
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset is {self.preset!r}; choose from {', '.join(PRESETS)}")
         for option, value in PRESETS[self.preset].items():
             if getattr(self, option) is None:
                 object.__setattr__(self, option, value)  # so that what is recorded is what was done

@@ -347,15 +347,18 @@ def test_the_report_has_options_and_what_was_held(name):
     assert math.isfinite(report["final_loss"])
 
 
-@pytest.mark.parametrize("name", sorted(name for name, edit in edits().items() if edit.search))
-def test_every_value_that_a_tuner_may_try_is_allowed(name):
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_value_that_a_tuner_may_try_is_allowed_and_the_default_is_one(name):
     for option, (kind, *values) in edits()[name].search.items():
-        assert kind in ("log", "uniform", "int", "choice")
+        default = getattr(edits()[name](), option)
+        if kind == "choice":
+            assert default in values
+        else:
+            assert kind in ("log", "uniform", "int")
+            assert values[0] <= default <= values[1]
+            assert kind != "log" or values[0] > 0
         for value in values:
             assert getattr(edits()[name](**{option: value}), option) == value
-        if kind != "choice":
-            assert values[0] < values[1]
-            assert kind != "log" or values[0] > 0
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,9 @@ class CFk(FineTune):
     """
 
     main_option = "k"
-    search: ClassVar[dict[str, tuple]] = {"lr": ("log", 1e-4, 1e-1), "k": ("int", 1, 6)}
+    search: ClassVar[dict[str, tuple]] = {
+        "lr": ("log", 1e-4, 1e-1), "k": ("int", 1, 6), "steps": ("choice", 100, 300, 1000),
+    }  # fmt: skip
 
     lr: float = 0.025
     steps: int | None = 1000

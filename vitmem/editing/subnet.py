@@ -54,7 +54,8 @@ class Subnet(Training):
     main_option = "ratio"
     sees: ClassVar[frozenset[str]] = frozenset({"forget"})
     search: ClassVar[dict[str, tuple]] = {
-        "ratio": ("log", 1e-3, 0.5), "lr": ("log", 1e-2, 3.0), "epochs": ("choice", 5, 10, 30),
+        "layers": ("choice", "blocks.*.mlp.*", "blocks.*"), "ratio": ("log", 1e-3, 0.5), "lr": ("log", 1e-2, 3.0),
+        "epochs": ("choice", 5, 10, 30),
     }  # fmt: skip
 
     lr: float = 0.1
@@ -149,7 +150,7 @@ class BalancedSubnet(Subnet):
     """
 
     sees: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
-    search: ClassVar[dict[str, tuple]] = {**Subnet.search, "w": ("uniform", 0.5, 0.95)}
+    search: ClassVar[dict[str, tuple]] = {**Subnet.search, "w": ("uniform", 0.05, 0.95)}
 
     preset: Literal["authors", "merullo", "digits"] = "authors"
     layers: str | None = None

@@ -274,6 +274,7 @@ def attempt(edit: Edit, model: nn.Module, data: EditData, generator: torch.Gener
 
 def edits() -> dict[str, type[Edit]]:
     """Return the registered edits by name: ours, and those of installed packages (group ``vitmem.edits``)."""
+    from vitmem.editing import distill, finetune, salun, subnet
     from vitmem.editing.auto import AutoEKFAC
     from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
     from vitmem.editing.svd import SVD
@@ -285,5 +286,20 @@ def edits() -> dict[str, type[Edit]]:
         "svd": SVD,
         "random_pairs": RandomPairs,
         "top_removed": TopRemoved,
+        # trained
+        "bad_teacher": distill.BadTeacher,
+        "balanced_subnet": subnet.BalancedSubnet,
+        "cfk": finetune.CFk,
+        "euk": finetune.EUk,
+        "finetune": finetune.FineTune,
+        "gradient_ascent": finetune.GradientAscent,
+        "l1_sparse": finetune.L1Sparse,
+        "neggrad": finetune.NegGrad,
+        "npo": finetune.NPO,
+        "oracle_labels": finetune.OracleLabels,
+        "random_labels": finetune.RandomLabels,
+        "salun": salun.SalUn,
+        "scrub": distill.SCRUB,
+        "subnet": subnet.Subnet,
     }
     return registered("vitmem.edits", builtin)

@@ -45,10 +45,13 @@ class Edit:
     knowing which are wrong), ``retain`` (examples known to be right), ``forget`` (examples known to be wrong) and
     ``validation``.
     ``main_option`` is the option that a result's name carries, as in ``kfac-rho0.95``.
+    ``search`` says in which space an automatic search looks: by option, ``("log", low, high)``, ``("uniform", low,
+    high)``, ``("int", low, high)`` or ``("choice", value, ...)``.
     """
 
     sees: ClassVar[frozenset[str]] = frozenset()
     main_option: ClassVar[str | None] = None
+    search: ClassVar[dict[str, tuple]] = {}
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError if the edit cannot be applied to this model; the weights may be on the meta device."""
@@ -182,8 +185,13 @@ class MaskedLoader:
 def edits() -> dict[str, type[Edit]]:
     """Return the registered edits by name: ours, and those of installed packages (group ``vitmem.edits``)."""
     from vitmem.editing.auto import AutoEKFAC
+    from vitmem.editing.dampening import SSD, Potion
     from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
+    from vitmem.editing.prune import Magnitude, Wanda
+    from vitmem.editing.sap import SAP
     from vitmem.editing.svd import SVD
+    from vitmem.editing.task_vector import TaskVector
+    from vitmem.editing.weight_space import Midpoint, WeightDistance, WeightDistortion
 
     builtin = {
         "kfac": KFAC,
@@ -192,5 +200,15 @@ def edits() -> dict[str, type[Edit]]:
         "svd": SVD,
         "random_pairs": RandomPairs,
         "top_removed": TopRemoved,
+        # closed-form and weight-space methods
+        "magnitude": Magnitude,
+        "midpoint": Midpoint,
+        "potion": Potion,
+        "sap": SAP,
+        "ssd": SSD,
+        "task_vector": TaskVector,
+        "wanda": Wanda,
+        "weight_dist_reg": WeightDistance,
+        "weight_distortion": WeightDistortion,
     }
     return registered("vitmem.edits", builtin)

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class AutoEKFAC(EKFAC):
     """
 
     main_option = None
+    search: ClassVar[dict[str, tuple]] = {}  # it searches by itself
 
     rhos: str = "0.97 0.95 0.92 0.9 0.87 0.85 0.82 0.8 0.77 0.75 0.7 0.65 0.6 0.5 0.4"
     exponents: str = "0.5 0.7 1"

@@ -35,7 +35,7 @@ class SSD(Edit):
     """
 
     main_option = "alpha"
-    search: ClassVar[dict[str, tuple]] = {"alpha": ("log", 0.1, 100.0), "lam": ("log", 0.1, 5.0)}
+    search: ClassVar[dict[str, tuple]] = {"alpha": ("log", 0.1, 1e6), "lam": ("log", 0.1, 5.0)}
 
     layers: str = "*"
     alpha: float = 5.0

@@ -61,9 +61,9 @@ class Magnitude(Edit):
 class Wanda(Edit):
     """Prune by |W_oi| times the length of input i over calibration images, within each output (arXiv 2306.11695).
 
-    With ``forget``, weights are removed for the known wrong examples instead: those among the top ``forget`` of an output
-    by the score on wrong examples, unless they are among its top ``keep`` by the score on examples known to be right
-    (set difference, Wei et al. 2024, arXiv 2402.05162).
+    With ``forget``, weights are removed for the known wrong examples instead: those among the top ``forget`` of an
+    output by the score on wrong examples, unless they are among its top ``keep`` by the score on examples known to be
+    right (set difference, Wei et al. 2024, arXiv 2402.05162).
 
     Args:
         layers: glob patterns over layer names, separated by spaces.

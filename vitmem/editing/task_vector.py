@@ -18,10 +18,11 @@ from vitmem.editing.parameters import chosen_parameters, descend, draw_seed, res
 class TaskVector(Edit):
     """Subtract what fine-tuning on a proxy set with wrong labels adds: theta - scale mean(theta_p - theta).
 
-    Source: Mozafari et al. 2025 (CUTS, arXiv 2511.18660): the proxy are held-out images whose labels are all replaced by
-    other classes, drawn evenly, here the validation images of even index; reported validation accuracy includes them.
-    With proxy forget, the known wrong examples themselves (plain task-vector negation). The authors choose the scale by
-    how well predictions agree with neighbours; here it is an option. Their warm-up and decay of the rate are left out.
+    Source: Mozafari et al. 2025 (CUTS, arXiv 2511.18660): the proxy are held-out images whose labels are all replaced
+    by other classes, drawn evenly, here the validation images of even index; reported validation accuracy includes
+    them. With proxy forget, the known wrong examples themselves (plain task-vector negation). The authors choose the
+    scale by how well predictions agree with neighbours; here it is an option. Their warm-up and decay of the rate are
+    left out.
 
     Args:
         layers: glob patterns over layer names, separated by spaces; ``*`` takes in norms, positions and tokens too.

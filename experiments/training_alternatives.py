@@ -3,7 +3,7 @@
 Each row trains the base model of an experiment file with some training options changed: weight decay, label smoothing,
 early stopping on half the validation set, example-tied dropout. Finished models are not trained again.
 
-    python experiments/training_alternatives.py experiments/digits.yaml [--seeds 0,1,2] [--out runs] [--rows base,etd0.2]
+    python experiments/training_alternatives.py experiments/digits.yaml [--seeds 0,1,2] [--rows base,etd0.2]
 
 Writes OUT/training_alternatives/results.csv and prints its table. Digits on two CPU cores: about a minute a model.
 """

@@ -37,7 +37,7 @@ class SAP(Edit):
 
     sees = frozenset({"retain"})
     main_option = "alpha"
-    search: ClassVar[dict[str, tuple]] = {"alpha": ("log", 1e3, 1e6)}
+    search: ClassVar[dict[str, tuple]] = {"alpha": ("log", 10.0, 1e6)}
 
     layers: str = "patch_embed.proj blocks.*"
     alpha: float = 1e5

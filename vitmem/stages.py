@@ -132,11 +132,12 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
     arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
     model = models.create(arguments, seed=config.seed)
     start = time.perf_counter()
-    fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
+    epoch = fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
     mean, std = data.data.mean_std
     description = {"timm": arguments, "mean": mean, "std": std, "classes": data.data.class_names}
     save_model(path, model.state_dict(), description)
-    folder.seal([*_WEIGHTS, "metrics.csv"], finished=now(), train_seconds=round(time.perf_counter() - start, 3))
+    seconds = round(time.perf_counter() - start, 3)
+    folder.seal([*_WEIGHTS, "metrics.csv"], finished=now(), train_seconds=seconds, epoch=epoch)
     return TrainedRun(path, data)
 
 

@@ -32,6 +32,7 @@ from datamodules.batch import Batch, keyed_seed
 from datamodules.module import MemorisationData
 from vitmem.models import is_decayed
 from vitmem.runs import write_atomically
+from vitmem.tied_dropout import TiedDropout
 
 ACCURACIES = ("memorized_accuracy", "ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
 LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
@@ -54,6 +55,10 @@ class TrainConfig:
         clip: largest gradient norm; 0 switches clipping off.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
         checkpoint_minutes: minutes between checkpoints; one is also written at the end and on Ctrl-C.
+        early_stop: end with the weights of the evaluated epoch that is best on the validation examples of even index.
+        tied_fixed: share of each MLP's hidden units that generalise, in (0, 1]; below 1, the others are tied to
+            examples while training (example-tied dropout, Maini et al. 2023, who take 0.2) and dropped at the end.
+        tied_memory: share of the other units that each example switches on, in (0, 1); Maini et al. take 0.1.
     """
 
     epochs: int = 100
@@ -65,6 +70,9 @@ class TrainConfig:
     clip: float = 1.0
     eval_every: int = 1
     checkpoint_minutes: float = 1.0
+    early_stop: bool = False
+    tied_fixed: float = 1.0
+    tied_memory: float = 0.1
 
     def __post_init__(self):
         for option in ("epochs", "batch_size", "eval_every"):
@@ -77,6 +85,10 @@ class TrainConfig:
                 raise ValueError(f"train.{option} is {getattr(self, option)}; it must not be negative")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"train.label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
+        if not 0 < self.tied_fixed <= 1:
+            raise ValueError(f"train.tied_fixed is {self.tied_fixed}; it must be in (0, 1]; 1 switches it off")
+        if not 0 < self.tied_memory < 1:
+            raise ValueError(f"train.tied_memory is {self.tied_memory}; it must be in (0, 1)")
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,7 @@ class MemorisationModule(L.LightningModule):
     def __init__(self, model: nn.Module, config: TrainConfig, num_classes: int, seed: int):
         super().__init__()
         self.model, self.config, self.seed = model, config, seed
+        self.tied = TiedDropout(model, config.tied_fixed, config.tied_memory, seed)
         self.accuracy = nn.ModuleDict(
             {name: MulticlassAccuracy(num_classes, average="micro", validate_args=False) for name in ACCURACIES}
         )
@@ -169,7 +182,9 @@ class MemorisationModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of the batch on its given labels."""
-        loss = F.cross_entropy(self.model(batch.image), batch.given_label, label_smoothing=self.config.label_smoothing)
+        with self.tied(batch.index):
+            logits_BK = self.model(batch.image)
+        loss = F.cross_entropy(logits_BK, batch.given_label, label_smoothing=self.config.label_smoothing)
         state = self._epoch_loss
         state["sum"] = state["sum"] + loss.detach()
         state["steps"] += 1
@@ -190,12 +205,12 @@ class MemorisationModule(L.LightningModule):
         for metric in self.accuracy.values():
             metric.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Count correct answers; loader 0 holds all training examples, loader 1 the validation examples."""
         predicted = self.model(batch.image).argmax(1)
         if dataloader_idx == 1:
             self.accuracy["validation_accuracy"].update(predicted, batch.true_label)
-            return
+            return predicted
         noisy = batch.is_noisy
         for name, chosen, label in (
             ("memorized_accuracy", noisy, batch.given_label),
@@ -204,6 +219,7 @@ class MemorisationModule(L.LightningModule):
         ):
             if chosen.any():
                 self.accuracy[name].update(predicted[chosen], label[chosen])
+        return predicted
 
     def on_validation_epoch_end(self) -> None:
         """Note that this epoch's row has accuracies."""
@@ -240,6 +256,41 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+class BestEpoch(L.Callback):
+    """Remembers the weights of the evaluated epoch that is best on the validation examples of even index.
+
+    Of equally good epochs the first one counts. It is part of the checkpoints.
+    """
+
+    def __init__(self):
+        self.correct, self.best = 0, -1
+        self.epoch: int | None = None
+        self.weights: dict[str, Tensor] = {}
+
+    def on_validation_epoch_start(self, trainer, pl_module) -> None:
+        """Count from zero."""
+        self.correct = 0
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Count the correct answers on the tuning half."""
+        if dataloader_idx == 1:
+            self.correct += int((outputs == batch.true_label)[batch.index % 2 == 0].sum())
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        """Keep the weights if they are better than all before."""
+        if self.correct > self.best:
+            self.best, self.epoch = self.correct, trainer.current_epoch
+            self.weights = {key: value.detach().cpu().clone() for key, value in pl_module.model.state_dict().items()}
+
+    def state_dict(self) -> dict:
+        """Return what a checkpoint keeps."""
+        return {"best": self.best, "epoch": self.epoch, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what a checkpoint kept."""
+        self.best, self.epoch, self.weights = (state_dict[key] for key in ("best", "epoch", "weights"))
 
 
 class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the module's own hooks
@@ -334,7 +385,7 @@ def fit(
     seed: int,
     folder: Path,
     callbacks: Sequence[L.Callback] = (),
-) -> None:
+) -> int:
     """Train a model in place, going on from the folder's last checkpoint if there is one.
 
     Args:
@@ -346,6 +397,9 @@ def fit(
         folder: where metrics.csv and checkpoints/ go.
         callbacks: further Lightning callbacks.
 
+    Returns:
+        The epoch, counted from 0, whose weights the model holds.
+
     Raises:
         Interrupted: Ctrl-C; the state was saved.
         TrainingDiverged: the loss is not finite.
@@ -356,6 +410,8 @@ def fit(
     module = MemorisationModule(model, train, data.data.num_classes, seed)
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
     keeper = Keeper(folder, train.checkpoint_minutes, None if bar else 10.0)
+    best = BestEpoch()
+    callbacks = [*callbacks, best] if train.early_stop else callbacks
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
         engine = L.Trainer(
@@ -378,3 +434,7 @@ def fit(
     write_atomically(folder / "metrics.csv", history_csv(module.history))
     if keeper.stop_asked:  # in the last epoch
         raise Interrupted(f"stopped at step {engine.global_step}; the same command goes on from there")
+    if train.early_stop:
+        model.load_state_dict(best.weights)
+    module.tied.fold()
+    return best.epoch if train.early_stop else train.epochs - 1

@@ -276,8 +276,13 @@ def edits() -> dict[str, type[Edit]]:
     """Return the registered edits by name: ours, and those of installed packages (group ``vitmem.edits``)."""
     from vitmem.editing import distill, finetune, salun, subnet
     from vitmem.editing.auto import AutoEKFAC
+    from vitmem.editing.dampening import SSD, Potion
     from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
+    from vitmem.editing.prune import Magnitude, Wanda
+    from vitmem.editing.sap import SAP
     from vitmem.editing.svd import SVD
+    from vitmem.editing.task_vector import TaskVector
+    from vitmem.editing.weight_space import Midpoint, WeightDistance, WeightDistortion
 
     builtin = {
         "kfac": KFAC,
@@ -301,5 +306,15 @@ def edits() -> dict[str, type[Edit]]:
         "salun": salun.SalUn,
         "scrub": distill.SCRUB,
         "subnet": subnet.Subnet,
+        # closed-form and weight-space methods
+        "magnitude": Magnitude,
+        "midpoint": Midpoint,
+        "potion": Potion,
+        "sap": SAP,
+        "ssd": SSD,
+        "task_vector": TaskVector,
+        "wanda": Wanda,
+        "weight_dist_reg": WeightDistance,
+        "weight_distortion": WeightDistortion,
     }
     return registered("vitmem.edits", builtin)

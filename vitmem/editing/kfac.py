@@ -34,7 +34,7 @@ class KFAC(CurvatureConfig, Edit):
         exponent: g of the graded filter; 1 is Wiener's.
     """
 
-    search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.5, 0.99)}
+    search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99)}
 
     rho: float = 0.75
     fraction: float | None = None
@@ -153,6 +153,8 @@ class KFAC(CurvatureConfig, Edit):
 @dataclass(frozen=True)
 class EKFAC(KFAC):
     """Graded shrinkage of one global spectrum of EK-FAC moments, exact labels (George et al. 2018). Options: kfac."""
+
+    search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99), "exponent": ("choice", 0.5, 0.7, 1.0)}
 
     moments: Literal["kfac", "ekfac"] = "ekfac"
     labels: Literal["sampled", "exact", "topk", "given"] = "exact"

@@ -154,15 +154,13 @@ class KFAC(CurvatureConfig, Edit):
 class EKFAC(KFAC):
     """Graded shrinkage of one global spectrum of EK-FAC moments, exact labels (George et al. 2018). Options: kfac."""
 
-    search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99), "exponent": ("choice", 0.5, 0.7, 1.0)}
+    search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99), "exponent": ("uniform", 0.3, 1.5)}
 
     moments: Literal["kfac", "ekfac"] = "ekfac"
     labels: Literal["sampled", "exact", "topk", "given"] = "exact"
     scope: Literal["layer", "global"] = "global"
     filter: Literal["hard", "graded"] = "graded"
     exponent: float = 0.5
-
-    search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99), "exponent": ("uniform", 0.3, 1.5)}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import math
 import statistics
 from pathlib import Path
 
-from figures.tables import families
+from figures.tables import TEXT, families
 from vitmem.evaluation.frontier import at_memorized, best_ground_truth, paired_difference
 
 METRICS = ("ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
@@ -22,8 +22,7 @@ def read(path: Path) -> list[dict]:
     """Return the rows with numbers as floats."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    text = ("experiment", "id", "edit", "option")
-    return [{k: v if k in text else float(v) if v else math.nan for k, v in row.items()} for row in rows]
+    return [{k: v if k in TEXT else float(v) if v else math.nan for k, v in row.items()} for row in rows]
 
 
 def by_family(rows: list[dict]) -> dict[str, dict[int, list[dict]]]:

@@ -5,8 +5,10 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.lines import Line2D
+
 from figures import style
-from figures.tables import read_results, swept
+from figures.tables import read_results, swept, usable
 
 X = "memorized_accuracy"
 YS = {
@@ -19,6 +21,7 @@ REFERENCES = {"base": ("*", "before the edit (dotted)"), "retrain": ("H", "retra
 
 COLORS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, "#E69F00", "#56B4E9", style.GREY, "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+TRACKS = {"label-free": "o", "retain labels": "s", "known noisy examples": "^"}
 STYLES = ("-", "--", ":", "-.")
 
 
@@ -40,6 +43,9 @@ class Mean(NamedTuple):
 def draw(results_csv: Path, out: Path) -> list[Path]:
     """Draw validation and ground truth accuracy against memorized accuracy, as means over seeds.
 
+    Edits that diverged or left a model at chance are left out. Where the edits differ in what they may know, markers
+    tell it.
+
     Args:
         results_csv: table of the experiment.
         out: folder of the figure ``frontier``.
@@ -47,15 +53,17 @@ def draw(results_csv: Path, out: Path) -> list[Path]:
     Returns:
         The PNG, or nothing where no family of edits has at least two values of its option.
     """
-    rows = read_results(results_csv)
-    lines = {family[:3]: points(family.rows) for family in swept(rows)}
+    rows = [row for row in read_results(results_csv) if not row["edit"] or usable(row)]
+    families = swept(rows)
+    lines = {family[:3]: points(family.rows) for family in families}
     if not lines:
         return []
+    tracks = [family.rows[0].get("track", "") for family in families]
     figure = style.new_figure(style.WIDE, 2.8 + 0.14 * math.ceil(len(lines) / 4))
     panels = dict(zip(YS, figure.subplots(1, len(YS)), strict=True))
     table = []
     for number, ((name, option, label), means) in enumerate(lines.items()):
-        _draw_line(panels, number, label, list(means.values()))
+        _draw_line(panels, number, label, list(means.values()), _marker(tracks, number))
         table += [(name, option, value, *_cells(at)) for value, at in means.items()]
     for name in REFERENCES:
         measured = [row for row in rows if row["id"] == name]
@@ -66,6 +74,10 @@ def draw(results_csv: Path, out: Path) -> list[Path]:
     for metric, axes in panels.items():
         axes.set(xlabel="memorized accuracy (fraction; ← more forgotten)", ylabel=YS[metric])
     handles, labels = panels["validation_accuracy"].get_legend_handles_labels()
+    for track in TRACKS if len(set(tracks)) > 1 else ():
+        if any(name.startswith(track) for name in tracks):
+            handles.append(Line2D([], [], color="black", marker=TRACKS[track], linestyle=""))
+            labels.append(track)
     figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=2.6, columnspacing=1.2)
     return [style.save(figure, out, "frontier", HEADER, table)]
 
@@ -91,9 +103,16 @@ def _cells(at: dict[str, Mean]) -> list[float]:
     return [cell for mean in at.values() for cell in mean]
 
 
-def _draw_line(panels: dict, number: int, label: str, means: list[dict[str, Mean]]) -> None:
+def _marker(tracks: list[str], number: int) -> str:
+    """Return the marker of a line: that of what its edit may know, if the edits differ in it."""
+    if len(set(tracks)) < 2:
+        return MARKERS[number % len(MARKERS)]
+    return next((marker for track, marker in TRACKS.items() if tracks[number].startswith(track)), ".")
+
+
+def _draw_line(panels: dict, number: int, label: str, means: list[dict[str, Mean]], marker: str) -> None:
     turn, place = divmod(number, len(COLORS))
-    look = {"color": COLORS[place], "marker": MARKERS[place], "linestyle": STYLES[turn % len(STYLES)]}
+    look = {"color": COLORS[place], "marker": marker, "linestyle": STYLES[turn % len(STYLES)]}
     look |= {"markerfacecolor": COLORS[place] if turn == 0 else "white", "markersize": 3, "linewidth": 1.0}
     for metric, axes in panels.items():
         axes.plot([at[X].mean for at in means], [at[metric].mean for at in means], label=label, **look)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-TEXT = ("experiment", "id", "edit", "option")  # columns of results.csv that are no numbers
+TEXT = ("experiment", "id", "edit", "option", "status", "track", "point")  # columns of results.csv that are no numbers
 NUMBER = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
 
 
@@ -44,6 +44,11 @@ def read_csv(path: Path, text: Collection[str] = ()) -> list[dict]:
 def read_results(path: Path) -> list[dict]:
     """Return the rows of a ``results.csv``."""
     return read_csv(path, TEXT)
+
+
+def usable(row: dict) -> bool:
+    """Tell whether an edit neither diverged nor left a model at chance."""
+    return row.get("status") in (None, "", "ok")
 
 
 def families(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:

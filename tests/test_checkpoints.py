@@ -27,7 +27,7 @@ def train(folder, **options):
     """Return the weights and metrics.csv of a small training; by default with a checkpoint after every step."""
     folder.mkdir(exist_ok=True)
     config = TrainConfig(**{**CONFIG, "checkpoint_minutes": 0, **options})
-    state = fit(models.create(MODEL, seed=3), DATA, config, TrainerConfig(accelerator="cpu"), seed=3, folder=folder)
+    state, _ = fit(models.create(MODEL, seed=3), DATA, config, TrainerConfig(accelerator="cpu"), seed=3, folder=folder)
     return state, (folder / "metrics.csv").read_text()
 
 

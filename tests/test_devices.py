@@ -36,7 +36,7 @@ def train(folder, batch_size=432, **options):
     model = models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
     trainer = TrainerConfig(accelerator="cpu", **{"precision": "64-true", **options})
     config = TrainConfig(epochs=2, batch_size=batch_size, warmup_epochs=1, clip=0.5)
-    return fit(model, data, config, trainer, seed=0, folder=folder), rows(folder)
+    return fit(model, data, config, trainer, seed=0, folder=folder)[0], rows(folder)
 
 
 def rows(folder):

@@ -21,6 +21,7 @@ def by_hand():
         prediction=np.array([1, 0, 1, 0, 2, 2]),
         log_prob_given=np.log([0.5, 0.25, 0.5, 0.5, 0.1, 0.9]),
         log_prob_true=np.log([0.25, 0.5, 0.125, 0.5, 0.1, 0.9]),
+        is_known=np.array([True, False, True, False, False, False]),
     )
 
 
@@ -32,6 +33,11 @@ def test_metrics_by_hand():
         "other_accuracy": 1 / 3,
         "clean_train_accuracy": 1 / 2,
         "validation_accuracy": 1.0,
+        "memorized_known_accuracy": 1 / 2,
+        "memorized_unseen_accuracy": 0.0,
+        "ground_truth_known_accuracy": 0.0,
+        "ground_truth_unseen_accuracy": 1.0,
+        "validation_held_out_accuracy": 1.0,
     }
     assert found["memorized_accuracy"].n == 3
     assert found["given_cross_entropy"].value == pytest.approx((math.log(2) + math.log(4) + math.log(2)) / 3)

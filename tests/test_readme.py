@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ from datamodules.noise import Symmetric
 from vitmem import experiment, stages
 from vitmem.cli import main
 from vitmem.editing import EditData
+from vitmem.tuning import check_space
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -80,3 +82,5 @@ def test_the_example_of_an_edit_works():
     result = edit.apply(model, EditData(MemorisationData(Digits(), Symmetric()), edit.sees), torch.Generator())
     key = "blocks.0.mlp.fc1.weight"
     assert torch.equal(result.state_dict[key], model.state_dict()[key] * 0.5)
+    assert "search" not in {field.name for field in dataclasses.fields(edit)}
+    check_space("shrink", edit, edit.search)

@@ -1,8 +1,10 @@
-"""Exponential moving average of the weights while training."""
+"""Which weights a training ends with, other than the last: their moving average, or those of the best epoch."""
 
 import lightning as L
 import torch
 from torch import Tensor
+
+from vitmem.distributed import all_sum
 
 
 class WeightAverage(L.Callback):
@@ -62,3 +64,39 @@ class WeightAverage(L.Callback):
         """Leave the average in the model, also where a checkpoint had nothing left to train."""
         for mean, weight in zip(self.average, pl_module.parameters(), strict=True):
             weight.copy_(mean)
+
+
+class BestEpoch(L.Callback):
+    """Remembers the weights of the evaluated epoch that is best on the validation examples of even index.
+
+    Of equally good epochs the first one counts. It is part of the checkpoints.
+    """
+
+    def __init__(self):
+        self.correct, self.best = 0, -1
+        self.epoch: int | None = None
+        self.weights: dict[str, Tensor] = {}
+
+    def on_validation_epoch_start(self, trainer, pl_module) -> None:
+        """Count from zero."""
+        self.correct = 0
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Count the correct answers on the tuning half."""
+        if dataloader_idx == 1:
+            self.correct += int((outputs == batch.true_label)[batch.index % 2 == 0].sum())
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        """Keep the weights if they are better than all before; every process has seen its share of the examples."""
+        correct = int(all_sum(torch.tensor(self.correct, device=pl_module.device)))
+        if correct > self.best:
+            self.best, self.epoch = correct, trainer.current_epoch
+            self.weights = {key: value.detach().cpu().clone() for key, value in pl_module.model.state_dict().items()}
+
+    def state_dict(self) -> dict:
+        """Return what a checkpoint keeps."""
+        return {"best": self.best, "epoch": self.epoch, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what a checkpoint kept."""
+        self.best, self.epoch, self.weights = (state_dict[key] for key in ("best", "epoch", "weights"))

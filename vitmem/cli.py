@@ -102,41 +102,51 @@ def train(arguments: Sequence[str]) -> None:
         print(f"the model is in {done.path}; next: vitmem edit kfac {done.path}, vitmem eval {done.path}")
 
 
-def edit(arguments: Sequence[str]) -> None:
+KNOWN = "share of the wrong labels that edits with a forget set know, in (0, 1]"
+
+
+def edit(arguments: Sequence[str]) -> int | None:
     """Edit a trained model."""
     from vitmem import config, experiment, stages
     from vitmem.distributed import is_main, process_group
     from vitmem.editing import edits
+    from vitmem.editing.known import check_share
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: vitmem edit NAME RUN [options]; `vitmem edit NAME --help` lists them\n\nedits:")
         _print_list({name: config.summary(cls) for name, cls in edits().items()})
-        return
+        return None
     name, *rest = arguments
     parser = config.edit_parser(f"vitmem edit {name}", name)
     parser.add_argument("run", type=str, help="run folder, such as runs/digits/seed0")
     parser.add_argument("--config", action=config.ActionConfigFile, help="YAML file with any of these options")
     parser.add_argument("--id", type=str | None, default=None, help="name of the result; default: NAME and main option")
+    parser.add_argument("--known", type=float, default=0.5, help=KNOWN)
     parser.add_argument("--force", action="store_true", help="do again, and replace, what is there")
     options = vars(parser.read(rest))
-    extra = {key: options.pop(key, None) for key in ("run", "config", "id", "force", "print_config")}
+    extra = {key: options.pop(key, None) for key in ("run", "config", "id", "known", "force", "print_config")}
     chosen = edits()[name](**options)
+    check_share(extra["known"])
     edit_id = extra["id"] or experiment.edit_id(name, chosen)
     with process_group():
-        run = stages.TrainedRun.open(extra["run"], verbose=True)
+        run = stages.TrainedRun.open(extra["run"], verbose=True, known=extra["known"])
         content = run.edit(chosen, name, edit_id, force=extra["force"])
         if not is_main():
-            return
+            return None
+    if content["status"] != "ok":
+        return _fail(f"{run.path}: {edit_id} {content['status']}", 1)
     for row in content["report"]["layers"]:
         values = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if k != "layer"]
         print("  ".join([row["layer"], *values]))
     seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in content["report"]["seconds"].items())
     print(f"{seconds}\nthe edited model is in {run.path / 'edits' / edit_id}; next: vitmem eval {run.path}")
+    return None
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Evaluate a trained model and its edits."""
     from vitmem import config, experiment, stages
+    from vitmem.editing.known import check_share
     from vitmem.evaluation.tables import terminal_table, to_csv
     from vitmem.runs import write_atomically
 
@@ -145,9 +155,11 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--edits", type=str | None, default=None, help="ids of the edits, comma-separated; default: all"
     )
+    parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; what an edit knew counts for its own row")
     parser.add_argument("--force", action="store_true", help="measure again")
     values = parser.read(arguments)
-    run = stages.TrainedRun.open(values.run)
+    check_share(values.known)
+    run = stages.TrainedRun.open(values.run, known=values.known)
     ids = None if values.edits is None else [name for name in values.edits.split(",") if name]
     rows = experiment.evaluate_folder(run, ids, force=values.force)
     write_atomically(run.path / "evals" / "results.csv", to_csv(rows))
@@ -157,6 +169,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 def run(arguments: Sequence[str]) -> None:
     """Run an experiment file."""
     from vitmem import config, experiment
+    from vitmem.evaluation.comparison import comparison_table
     from vitmem.evaluation.tables import terminal_table
 
     help_wanted = any(argument in ("-h", "--help") for argument in arguments)
@@ -172,6 +185,13 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--references", type=list[str], default=list(experiment.REFERENCES), help="clean, retrain")
     parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
     parser.add_argument("--save_weights", type=bool, default=True, help="store the weights of every edit")
+    parser.add_argument("--known", type=float, default=0.5, help=KNOWN)
+    parser.add_argument(
+        "--tune", type=int, default=0, help="trials for each edit with options to search, and each seed"
+    )
+    parser.add_argument(
+        "--tuner", type=str, default="random", help="random, or tpe (Optuna: pip install 'vitmem[tune]')"
+    )
     parser.add_argument("--figures", type=bool, default=True, help="draw the figures")
     values = parser.read(options)
     if values.seed != 0 or values.train_on != "noisy":
@@ -183,9 +203,14 @@ def run(arguments: Sequence[str]) -> None:
         references=tuple(values.references or ()),
         edits=experiment.plan_edits(values.edits),
         save_weights=values.save_weights,
+        known=values.known,
+        tune=values.tune,
+        tuner=values.tuner,
     )
     rows = experiment.run(plan, Path(values.out), force=values.force)
     print("\n" + terminal_table(rows))
+    if plan.tune:
+        print("\n" + comparison_table(rows))
     folder = Path(values.out) / plan.name
     drawn = experiment.draw_figures(plan, Path(values.out), rows) if values.figures else []
     print(f"\nresults: {folder / 'results.csv'}" + (f"; {len(drawn)} figures: {folder / 'figures'}" if drawn else ""))

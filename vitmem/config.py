@@ -85,8 +85,8 @@ class RunConfig:
     def __post_init__(self):
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must be in [0, 2^63)")
-        if self.train.ema and self.trainer.strategy == "fsdp":
-            raise ValueError(f"train.ema is {self.train.ema}, but fsdp shards the weights; use strategy ddp, or ema 0")
+        if self.trainer.strategy == "fsdp" and (self.train.ema or self.train.early_stop or self.train.tied_fixed < 1):
+            raise ValueError("train.ema, early_stop and tied_fixed need whole weights, but fsdp shards them; use ddp")
 
     def to_dict(self) -> dict:
         """Return the resolved configuration: every default written out."""

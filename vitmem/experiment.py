@@ -11,10 +11,13 @@ import numpy as np
 
 from vitmem.config import RunConfig, read_edit
 from vitmem.editing import Edit
+from vitmem.editing.known import check_share
+from vitmem.evaluation.comparison import comparison_csv
 from vitmem.evaluation.predict import TRAIN, ExampleTable
-from vitmem.evaluation.tables import add_recovered, result_row, to_csv
+from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv, usable
 from vitmem.runs import check_name, write_atomically
 from vitmem.stages import BASE, TrainedRun, check_model, make_data, read_edit_json, train
+from vitmem.tuning import POINTS, Tuning, check_space, check_tuner, tune
 
 REFERENCES = ("clean", "retrain")
 
@@ -27,11 +30,15 @@ class PlannedEdit:
         edit_id: name of its result, such as ``kfac-rho0.95``.
         name: registered name.
         edit: the options.
+        prefix: what the names of its tuned results start with.
+        space: the options that tuning may choose, all but those that the file gives.
     """
 
     edit_id: str
     name: str
     edit: Edit
+    prefix: str = ""
+    space: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,9 @@ class Experiment:
         references: which reference models to train beside it: clean, retrain.
         edits: what to do with each base model.
         save_weights: store the edited weights; without them, each edit is measured and forgotten.
+        known: share of the wrong labels that edits with a forget set know, in (0, 1].
+        tune: trials for each edit with options to choose and each seed; 0 takes the options as they are.
+        tuner: how trials are chosen: random or tpe (needs Optuna).
     """
 
     name: str
@@ -53,9 +63,16 @@ class Experiment:
     references: tuple[str, ...] = REFERENCES
     edits: tuple[PlannedEdit, ...] = ()
     save_weights: bool = True
+    known: float = 0.5
+    tune: int = 0
+    tuner: str = "random"
 
     def __post_init__(self):
         check_name("name", self.name)
+        check_share(self.known)
+        if self.tune < 0:
+            raise ValueError(f"tune is {self.tune}; it is the number of trials for each edit, 0 for none")
+        check_tuner(self.tuner)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; give at least one, each once")
         for reference in self.references:
@@ -63,9 +80,13 @@ class Experiment:
                 raise ValueError(
                     f"references are {list(self.references)}; choose from {', '.join(REFERENCES)}, each at most once"
                 )
-        ids = [planned.edit_id for planned in self.edits]
+        ids = [i for planned in self.edits for i in self.result_ids(planned)]
         if twice := sorted({i for i in ids if ids.count(i) > 1} | ({BASE, *REFERENCES} & set(ids))):
             raise ValueError(f"two rows of the experiment would be called {twice[0]!r}; give one of them an `id`")
+
+    def result_ids(self, planned: PlannedEdit) -> list[str]:
+        """Return the names of the results of an edit: one, or one for each operating point if it is tuned."""
+        return [f"{planned.prefix}-{point}" for point in POINTS] if self.tune and planned.space else [planned.edit_id]
 
 
 def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
@@ -92,7 +113,11 @@ def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
                 edit = read_edit(name, options | chosen)
             except ValueError as error:
                 raise ValueError(f"edits[{number}]: {error}") from error
-            planned.append(PlannedEdit(edit_id(prefix or name, edit, tuple(swept)), name, edit))
+            label = prefix or name
+            space = {option: spec for option, spec in edit.search.items() if option not in item}
+            check_space(name, edit, space)
+            tuned = edit_id(label, edit, tuple(swept)) if swept else label
+            planned.append(PlannedEdit(edit_id(label, edit, tuple(swept)), name, edit, tuned, space))
     return tuple(planned)
 
 
@@ -132,13 +157,19 @@ def run(experiment: Experiment, out: Path, *, force: bool = False) -> list[dict]
     rows: list[dict] = []
     for seed in experiment.seeds:
         base = train(_with(experiment.run, seed, "noisy"), folder / f"seed{seed}", force=force)
+        base = dataclasses.replace(base, known=experiment.known)
         references = {
-            kind: train(_with(experiment.run, seed, kind), folder / f"seed{seed}-{kind}", force=force)
+            kind: dataclasses.replace(
+                train(_with(experiment.run, seed, kind), folder / f"seed{seed}-{kind}", force=force),
+                known=experiment.known,
+            )
             for kind in experiment.references
         }
         rows += seed_rows(experiment, seed, base, references, force)
         add_recovered(rows)
         write_atomically(folder / "results.csv", to_csv(rows))
+        if experiment.tune:
+            write_atomically(folder / "comparison.csv", comparison_csv(rows))
     return rows
 
 
@@ -156,12 +187,31 @@ def seed_rows(
         rows.append(result_row({**identity, "id": kind}, reference.evaluate(force=force)["metrics"], None))
     print(f"{base.path}: {len(experiment.edits)} edits", flush=True)
     for planned in experiment.edits:
-        content = base.edit(
-            planned.edit, planned.name, planned.edit_id, force=force, replace=True, save=experiment.save_weights
-        )
-        measured = base.evaluate(planned.edit_id, force=force)
-        rows.append(edit_row(experiment.name, seed, content, measured))
+        for name, edit, tuned in settings(experiment, planned, base, force):
+            content = base.edit(
+                edit, planned.name, name, force=force, replace=True, save=experiment.save_weights, tuned=tuned
+            )
+            rows.append(edit_row(experiment.name, seed, content, base.evaluate(name, force=force)))
     return rows
+
+
+def settings(
+    experiment: Experiment, planned: PlannedEdit, base: TrainedRun, force: bool
+) -> list[tuple[str, Edit, dict | None]]:
+    """Return the edits to report, each with its name and how it was tuned: one, or one for each operating point."""
+    if not (experiment.tune and planned.space):
+        return [(planned.edit_id, planned.edit, None)]
+    print(f"{base.path}: {planned.prefix}: {experiment.tune} trials", flush=True)
+    tuning = Tuning(planned.prefix, planned.edit, planned.space, experiment.tune, experiment.tuner)
+    trials = tune(base, tuning, force=force)
+    spent = {key: sum(trial[key] for trial in trials) for key in ("passes", "seconds")}
+    spent["extra_memory_bytes"] = max((trial["extra_memory_bytes"] or 0 for trial in trials), default=0)
+    found = []
+    for name, (point, choose) in zip(experiment.result_ids(planned), POINTS.items(), strict=True):
+        chosen = choose(trials)
+        tuned = {"point": point, "trials": len(trials), "tuner": experiment.tuner, **spent, "chosen": chosen}
+        found.append((name, dataclasses.replace(planned.edit, **chosen["options"]), tuned))
+    return found
 
 
 def edit_row(experiment: str, seed: int, content: Mapping, measured: Mapping) -> dict:
@@ -175,7 +225,18 @@ def edit_row(experiment: str, seed: int, content: Mapping, measured: Mapping) ->
         "option": option or "",
         "value": content["options"][option] if option else "",
     }
-    return result_row(identity, measured["metrics"], content["report"])
+    facts: dict = {"status": content.get("status", OK), "track": content.get("track", "")}
+    if measured["at_chance"]:
+        facts["status"] = "at chance"
+    tuned = content.get("tuned")
+    if tuned:
+        facts |= {"track": f"{facts['track']} (tuned)", "point": tuned["point"], "trials": tuned["trials"]}
+    if cost := content.get("cost"):
+        facts |= {"passes": round(cost["passes"], 4), "extra_parameters": cost["extra_parameters"]}
+        # With curvature from the cache the edit's own is unknown; the trial that collected it knows.
+        memory = cost["extra_memory_bytes"] or (tuned or {}).get("extra_memory_bytes")
+        facts["extra_memory_mib"] = None if memory is None else round(memory / 2**20, 2)
+    return result_row(identity, measured["metrics"], content["report"], **facts)
 
 
 def evaluate_folder(run: TrainedRun, ids: Sequence[str] | None = None, *, force: bool = False) -> list[dict]:
@@ -206,10 +267,13 @@ def evaluate_folder(run: TrainedRun, ids: Sequence[str] | None = None, *, force:
 
 
 def best_edit(rows: Sequence[dict], seed: int) -> dict | None:
-    """Return the edit row with the highest ground-truth accuracy among those that halve memorised accuracy."""
+    """Return the edit row with the highest ground-truth accuracy among those that halve memorised accuracy.
+
+    Edits that diverged or left a model at chance do not count.
+    """
     base = next(row for row in rows if row["id"] == BASE and row["seed"] == seed)
     halved = (base["memorized_accuracy"] or 0) / 2
-    edits = [row for row in rows if row["seed"] == seed and row["edit"]]
+    edits = [row for row in rows if row["seed"] == seed and row["edit"] and usable(row)]
     edits = [row for row in edits if row["memorized_accuracy"] is not None and row["memorized_accuracy"] <= halved]
     return max(edits, key=lambda row: row["ground_truth_accuracy"], default=None)
 

@@ -22,7 +22,8 @@ from vitmem import models, pretrained
 from vitmem.config import RunConfig
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.distributed import is_main, on_main
-from vitmem.editing import Edit, EditData
+from vitmem.editing import Edit, EditData, attempt, track
+from vitmem.editing.known import known_noisy
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
 from vitmem.keeper import StateLost
@@ -132,14 +133,15 @@ def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun"
     arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
     model = new_model(config, data)
     start = time.perf_counter()
-    state = fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
+    state, epoch = fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
     if is_main():
         mean, std = data.data.mean_std
         description = {"timm": arguments, "mean": mean, "std": std, "classes": data.data.class_names}
         seconds = round(time.perf_counter() - start, 3)
         try:
             save_model(path, state, description)
-            RunFolder(path).seal([*_WEIGHTS, "metrics.csv"], finished=now(), train_seconds=seconds)
+            facts = {"finished": now(), "train_seconds": seconds, "epoch": epoch}
+            RunFolder(path).seal([*_WEIGHTS, "metrics.csv"], **facts)
         except OSError as error:
             raise StateLost(
                 f"the trained model cannot be written to {path} ({error.strerror}); make room or make the folder "
@@ -230,21 +232,24 @@ class TrainedRun:
         path: the folder.
         known_data: its data module, if it is at hand.
         verbose: tell the cost of curvature layer by layer, not only in total.
+        known: share of the wrong labels that edits with a forget set know, in (0, 1].
         latest: the last edit's id and weights, so that they can be evaluated without a file.
     """
 
     path: Path
     known_data: MemorisationData | None = None
     verbose: bool = False
+    known: float = 0.5
     latest: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path | str, verbose: bool = False) -> "TrainedRun":
+    def open(cls, path: Path | str, verbose: bool = False, known: float = 0.5) -> "TrainedRun":
         """Open a run folder.
 
         Args:
             path: the folder.
             verbose: see the class.
+            known: see the class.
 
         Raises:
             ValueError: it is not a finished run folder, or something in it was changed.
@@ -253,7 +258,7 @@ class TrainedRun:
         folder.check()
         if not folder.is_trained:
             raise ValueError(f"{path} is not finished training; run the command that started it again")
-        return cls(Path(path), verbose=verbose)
+        return cls(Path(path), verbose=verbose, known=known)
 
     @cached_property
     def config(self) -> RunConfig:
@@ -294,14 +299,34 @@ class TrainedRun:
         """SHA-256 of ``model.safetensors``."""
         return RunFolder(self.path).read_provenance()["sha256"]["model.safetensors"]
 
+    def known_noisy(self, share: float | None = None) -> Tensor:
+        """Return N, bool: the wrong labels that edits with a forget set know.
+
+        Args:
+            share: of the wrong labels; the run's own by default.
+        """
+        noise_seed = self.data.manifest.seed
+        is_noisy = self.data.train_examples.is_noisy
+        return known_noisy(is_noisy, self.known if share is None else share, noise_seed, self.config.seed)
+
     def edited(self) -> list[str]:
         """Return the ids of the edits that the folder holds."""
         return sorted(p.parent.name for p in self.path.glob("edits/*/edit.json"))
 
     def edit(
-        self, edit: Edit, name: str, edit_id: str, *, force: bool = False, replace: bool = False, save: bool = True
+        self,
+        edit: Edit,
+        name: str,
+        edit_id: str,
+        *,
+        force: bool = False,
+        replace: bool = False,
+        save: bool = True,
+        tuned: dict | None = None,
     ) -> dict:
         """Apply an edit and store the weights; do nothing if the same edit is there.
+
+        An edit that diverges leaves an ``edit.json`` that says so, and no weights.
 
         Args:
             edit: the options.
@@ -310,6 +335,7 @@ class TrainedRun:
             force: do it again even so.
             replace: do it again if the folder holds another edit of that id, instead of refusing.
             save: store the weights; without them, the edit must be evaluated before the next one.
+            tuned: how its options were chosen, for ``edit.json``.
 
         Returns:
             What ``edit.json`` holds.
@@ -318,28 +344,40 @@ class TrainedRun:
             raise ValueError(f"--id is {edit_id!r}, which is the name of a reference row; give another")
         folder = self.path / "edits" / check_name("--id", edit_id)
         options = dataclasses.asdict(edit)
-        inputs = digest({"weights": self.weights_sha256, "name": name, "options": options, "noise": self.noise_sha256})
+        known = self.known_noisy()
+        facts = {"weights": self.weights_sha256, "name": name, "options": options, "noise": self.noise_sha256}
+        if "forget" in edit.sees:
+            facts["known"] = known.nonzero()[:, 0].tolist()
+        inputs = digest(facts)
         if (folder / "edit.json").exists() and not force:
-            known = read_edit_json(folder)
-            saved = known["weights_sha256"] is not None
-            if known["inputs"] == inputs and (saved or (not save and self._measured(edit_id, inputs))):
-                return known
-            if known["inputs"] != inputs and not replace:
-                difference = _difference({"edit": known["name"], **known["options"]}, {"edit": name, **options})
+            there = read_edit_json(folder)
+            finished = there["weights_sha256"] is not None or _diverged(there)
+            if there["inputs"] == inputs and (finished or (not save and self._measured(edit_id, inputs))):
+                if tuned is not None and there.get("tuned") != tuned:  # the same choice, made in another way
+                    there["tuned"] = tuned
+                    write_atomically(folder / "edit.json", to_json(there))
+                return there
+            if there["inputs"] != inputs and not replace:
+                old, new = {"edit": there["name"], **there["options"]}, {"edit": name, **options}
+                difference = _difference(old, new) or f"known: {self.known:g} asked for"
                 raise ValueError(
                     f"{folder} holds an edit with other options ({difference}); "
                     "give another --id, or --force to replace it"
                 )
         edit.check(self.model)
-        data = EditData(self.data, edit.sees, self.cache)
-        result = edit.apply(self.model, data, keyed_generator(self.config.seed, 5))
+        data = EditData(self.data, edit.sees, self.cache, known)
+        made = attempt(edit, self.model, data, keyed_generator(self.config.seed, 5))
+        result, status = made.result, made.status
+        report = {"layers": [], "seconds": {"apply": made.seconds}} if result is None else result.report
         self.latest.clear()
-        self.latest[edit_id] = result.state_dict
+        if result is not None:
+            self.latest[edit_id] = result.state_dict
         if not is_main():
-            return {"id": edit_id, "report": result.report}
+            return {"id": edit_id, "status": status, "report": report}
         folder.mkdir(parents=True, exist_ok=True)
         weights = folder / "model.safetensors"
-        if save:
+        saved = save and result is not None
+        if saved:
             save_model(folder, result.state_dict, json.loads((self.path / "model.json").read_text()))
         else:
             weights.unlink(missing_ok=True)
@@ -349,21 +387,33 @@ class TrainedRun:
             "main_option": edit.main_option,
             "options": options,
             "sees": sorted(edit.sees),
+            "track": track(edit.sees),
+            "known": {"share": self.known, "examples": int(known.sum())} if "forget" in edit.sees else None,
+            "tuned": tuned,
+            "status": status,
             "inputs": inputs,
-            "report": result.report,
-            "weights_sha256": file_digest(weights) if save else None,
+            "report": report,
+            "cost": {
+                "passes": made.passes,
+                "seconds": sum(report.get("seconds", {"apply": made.seconds}).values()),
+                "extra_memory_bytes": made.extra_memory,
+                "extra_parameters": report.get("extra_parameters"),
+            },
+            "weights_sha256": file_digest(weights) if saved else None,
             "provenance": provenance(),
         }
         write_atomically(folder / "edit.json", to_json(content))
         return json.loads(to_json(content))  # as a later command will read it
 
-    def _measured(self, edit_id: str, weights: str) -> dict | None:
+    def _measured(self, edit_id: str, weights: str, share: float | None = None) -> dict | None:
         """Return what ``metrics.json`` holds if it belongs to these weights and data."""
-        known = read_json(self.path / "evals" / edit_id / "metrics.json", ("inputs", "metrics"))
-        return known if known and known["inputs"] == self._evaluation_inputs(weights) else None
+        known = read_json(self.path / "evals" / edit_id / "metrics.json", ("inputs", "metrics", "at_chance"))
+        return known if known and known["inputs"] == self._evaluation_inputs(weights, share) else None
 
-    def _evaluation_inputs(self, weights: str) -> str:
-        return digest({"weights": weights, "noise": self.noise_sha256, "data": self.data.data.fingerprint})
+    def _evaluation_inputs(self, weights: str, share: float | None) -> str:
+        known = self.known_noisy(share).nonzero()[:, 0].tolist()
+        data = {"noise": self.noise_sha256, "data": self.data.data.fingerprint, "known": known}
+        return digest({"weights": weights, **data})
 
     @cached_property
     def noise_sha256(self) -> str:
@@ -378,17 +428,21 @@ class TrainedRun:
             force: do it again even so.
 
         Returns:
-            What ``metrics.json`` holds.
+            What ``metrics.json`` holds; no metrics for an edit that diverged.
         """
         folder = self.path / "edits" / edit_id
+        share = None
         if edit_id == BASE:
             weights = self.weights_sha256
         else:
             content = read_edit_json(folder)
+            if _diverged(content):
+                return {"id": edit_id, "metrics": {}, "at_chance": False}
             weights = content["weights_sha256"] or content["inputs"]
-        known = self._measured(edit_id, weights)
-        if known and not force:
-            return known
+            share = (content.get("known") or {}).get("share")  # what the edit knew
+        measured = self._measured(edit_id, weights, share)
+        if measured and not force:
+            return measured
         if edit_id == BASE:
             model = self.model
         elif edit_id in self.latest:
@@ -396,19 +450,24 @@ class TrainedRun:
         else:
             model = load_model(folder)
         loaders = dict(zip((TRAIN, VALIDATION), self.data.val_dataloader(), strict=True))
-        table = predict(model.to(self.device), loaders, self.device)
+        table = predict(model.to(self.device), loaders, self.device, self.known_noisy(share))
         folder = self.path / "evals" / edit_id
         found = {name: dataclasses.asdict(metric) for name, metric in metrics.compute(table).items()}
         folder.mkdir(parents=True, exist_ok=True)
         table.save(folder / "examples.npz")
         content = {
             "id": edit_id,
-            "inputs": self._evaluation_inputs(weights),
+            "inputs": self._evaluation_inputs(weights, share),
             "metrics": found,
+            "at_chance": metrics.at_chance(table),
             "provenance": provenance(),
         }
         write_atomically(folder / "metrics.json", to_json(content))
         return json.loads(to_json(content))
+
+
+def _diverged(content: dict) -> bool:
+    return content.get("status", "ok").startswith("diverged")
 
 
 def read_edit_json(folder: Path) -> dict:

@@ -24,11 +24,12 @@ from torchmetrics import MeanMetric
 
 from datamodules.batch import Batch, Share, keyed_seed
 from datamodules.module import MemorisationData
-from vitmem.averaging import WeightAverage
+from vitmem.averaging import BestEpoch, WeightAverage
 from vitmem.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO, newest_checkpoint
 from vitmem.distributed import all_sum, is_main, share
 from vitmem.keeper import ACCURACIES, Keeper, StateLost
 from vitmem.models import is_decayed
+from vitmem.tied_dropout import TiedDropout
 from vitmem.trainer import TrainerConfig, clean_name, prepared
 
 for part in ("pytorch", "fabric"):
@@ -54,6 +55,10 @@ class TrainConfig:
         checkpoint_minutes: minutes between checkpoints, 0 for every step; one is also written at the end, on Ctrl-C,
             and on SIGTERM or SIGUSR1 (pre-emption). An evaluation that runs is finished first.
         checkpoint_epochs: epochs between checkpoints, besides those by time; 0 is off.
+        early_stop: end with the weights of the evaluated epoch that is best on the validation examples of even index.
+        tied_fixed: share of each MLP's hidden units that generalise, in (0, 1]; below 1, the others are tied to
+            examples while training (example-tied dropout, Maini et al. 2023, who take 0.2) and dropped at the end.
+        tied_memory: share of the other units that each example switches on, in (0, 1); Maini et al. take 0.1.
     """
 
     epochs: int = 100
@@ -67,6 +72,9 @@ class TrainConfig:
     eval_every: int = 1
     checkpoint_minutes: float = 1.0
     checkpoint_epochs: int = 0
+    early_stop: bool = False
+    tied_fixed: float = 1.0
+    tied_memory: float = 0.1
 
     def __post_init__(self):
         for option in ("epochs", "batch_size", "eval_every"):
@@ -80,6 +88,10 @@ class TrainConfig:
         for option in ("label_smoothing", "ema"):
             if not 0 <= getattr(self, option) < 1:
                 raise ValueError(f"train.{option} is {getattr(self, option)}; it must be in [0, 1)")
+        if not 0 < self.tied_fixed <= 1:
+            raise ValueError(f"train.tied_fixed is {self.tied_fixed}; it must be in (0, 1]; 1 switches it off")
+        if not 0 < self.tied_memory < 1:
+            raise ValueError(f"train.tied_memory is {self.tied_memory}; it must be in (0, 1)")
 
 
 class TrainingDiverged(Exception):
@@ -99,6 +111,7 @@ class MemorisationModule(L.LightningModule):
         super().__init__()
         self.model, self.config, self.seed = model, config, seed
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer validation examples than processes
+        self.tied = TiedDropout(model, config.tied_fixed, config.tied_memory, seed)
         self.history: list[dict] = []
         self._decayed = {name for name, p in model.named_parameters() if is_decayed(name, p)}  # before it is sharded
         self._epoch_loss = torch.zeros(2)  # sum over this process's examples of this epoch, and their number
@@ -149,7 +162,9 @@ class MemorisationModule(L.LightningModule):
         that the weights are 1 on average.
         """
         target = batch.given_label if batch.target is None else batch.target
-        loss = F.cross_entropy(self.model(batch.image), target, label_smoothing=self.config.label_smoothing)
+        with self.tied(batch.index):
+            logits_BK = self.model(batch.image)
+        loss = F.cross_entropy(logits_BK, target, label_smoothing=self.config.label_smoothing)
         loader = self.trainer.train_dataloader
         own, step = loader.counts(batch_idx)
         self._epoch_loss += torch.stack([loss.detach().float() * own, torch.full_like(loss, own).float()])
@@ -175,7 +190,7 @@ class MemorisationModule(L.LightningModule):
             metric.reset()
         self._evaluated = True
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Count correct answers; loader 0 holds all training examples, loader 1 the validation examples."""
         predicted = self.model(batch.image).argmax(1)
         everyone, noisy = torch.ones_like(batch.is_noisy), batch.is_noisy
@@ -189,6 +204,7 @@ class MemorisationModule(L.LightningModule):
             ]
         ):
             self.accuracy[name].update((predicted == label)[chosen].float())
+        return predicted
 
     def on_train_epoch_end(self) -> None:
         """Add the epoch's row to the history."""
@@ -244,7 +260,7 @@ def fit(
     seed: int,
     folder: Path,
     callbacks: Sequence[L.Callback] = (),
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], int]:
     """Train a model, going on from the folder's last undamaged checkpoint if there is one.
 
     Args:
@@ -257,7 +273,7 @@ def fit(
         callbacks: further Lightning callbacks.
 
     Returns:
-        The trained weights under timm's names.
+        The trained weights under timm's names, and the epoch, counted from 0, that they are from.
 
     Raises:
         Interrupted: it was told to end; the state was saved.
@@ -272,6 +288,7 @@ def fit(
     module = MemorisationModule(model, train, seed)
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
     average = [WeightAverage(train.ema)] if train.ema else []
+    best = [BestEpoch()] if train.early_stop else []  # before the average, which takes its weights away again
     keeper = Keeper(
         folder,
         io,
@@ -285,7 +302,7 @@ def fit(
             max_epochs=train.epochs,
             gradient_clip_val=train.clip or None,
             check_val_every_n_epoch=train.eval_every,
-            callbacks=[*bar, *callbacks, *average, keeper],
+            callbacks=[*bar, *callbacks, *best, *average, keeper],
             plugins=[io],
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
@@ -300,13 +317,17 @@ def fit(
         keeper.leave(engine, keeper.stop_signal)
     if is_main():
         keeper.write_metrics(module.history)
+    if best:
+        model.load_state_dict(best[0].weights)
+    module.tied.fold()
     state = model.state_dict()
     if isinstance(engine.strategy, FSDPStrategy):  # the last checkpoint holds the shards of all processes
         if io.error is not None:
             raise StateLost(f"the trained weights could not be saved ({io.error}); the same command goes on from there")
         saved = torch.load(folder / LAST_CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
         state = {name.removeprefix("model."): value for name, value in saved.items()}
-    return {clean_name(name): value for name, value in state.items()}
+    epoch = best[0].epoch if best else train.epochs - 1
+    return {clean_name(name): value for name, value in state.items()}, epoch
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class AutoEKFAC(EKFAC):
     """
 
     main_option = None
+    search: ClassVar[dict[str, tuple]] = {}  # it chooses by itself
 
     rhos: str = "0.97 0.95 0.92 0.9 0.87 0.85 0.82 0.8 0.77 0.75 0.7 0.65 0.6 0.5 0.4"
     exponents: str = "0.5 0.7 1"
@@ -95,8 +97,8 @@ class AutoEKFAC(EKFAC):
         self.check(model)
         curvature = data.curvature(model, self)
         start = time.perf_counter()
-        tuning = [_even(batch) for batch in data.validation(self.batch_size)]
-        training = list(data.images(self, shared=False))  # every process must choose alike
+        tuning = data.validation(self.batch_size)
+        training = data.images(self, shared=False)  # every process must choose alike
         label_N = torch.cat([batch.true_label for batch in tuning])
         unedited = dict(model.state_dict())
         before_N = predictions(model, unedited, training)
@@ -133,11 +135,6 @@ def _row(edit: EKFAC, accuracy: float, changed: float) -> dict:
 
 def _plain(edit: AutoEKFAC) -> EKFAC:
     return EKFAC(**{field.name: getattr(edit, field.name) for field in dataclasses.fields(EKFAC)})
-
-
-def _even(batch: Batch) -> Batch:
-    chosen = batch.index % 2 == 0
-    return Batch(*(field[chosen] for field in batch))
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ Legend: I inputs, O outputs.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class KFAC(CurvatureConfig, Edit):
         filter: hard (keep or drop) or graded (shrink by P^g / (P^g + tau^g), tau the hard rule's threshold).
         exponent: g of the graded filter; 1 is Wiener's.
     """
+
+    search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99)}
 
     rho: float = 0.75
     fraction: float | None = None
@@ -151,6 +153,8 @@ class KFAC(CurvatureConfig, Edit):
 @dataclass(frozen=True)
 class EKFAC(KFAC):
     """Graded shrinkage of one global spectrum of EK-FAC moments, exact labels (George et al. 2018). Options: kfac."""
+
+    search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99), "exponent": ("uniform", 0.3, 1.5)}
 
     moments: Literal["kfac", "ekfac"] = "ekfac"
     labels: Literal["sampled", "exact", "topk", "given"] = "exact"

@@ -8,19 +8,22 @@ from dataclasses import dataclass
 
 from scipy import stats
 
+from vitmem.evaluation.tables import usable
+
 
 def at_memorized(rows: Sequence[Mapping], target: float, metrics: Sequence[str]) -> dict[str, float]:
     """Return metrics where a frontier crosses a memorised accuracy, linearly between the two rows around it.
 
     Args:
-        rows: of one model and one family of edits, from the gentlest to the strongest.
+        rows: of one model and one family of edits, from the gentlest to the strongest; those whose edit diverged or
+            left a model at chance are passed over.
         target: memorised accuracy, in [0, 1].
         metrics: columns to interpolate.
 
     Returns:
         The first crossing; NaN for every metric if the frontier never comes down to the target.
     """
-    for gentle, strong in itertools.pairwise(rows):
+    for gentle, strong in itertools.pairwise(filter(usable, rows)):
         high, low = gentle["memorized_accuracy"], strong["memorized_accuracy"]
         if high >= target >= low:
             share = 0.0 if high == low else (high - target) / (high - low)
@@ -31,7 +34,7 @@ def at_memorized(rows: Sequence[Mapping], target: float, metrics: Sequence[str])
 def best_ground_truth(rows: Sequence[Mapping], base: Mapping, drop: float) -> Mapping | None:
     """Return the row of highest ground truth whose validation accuracy is at most ``drop`` below the base's."""
     floor = base["validation_accuracy"] - drop
-    within = [row for row in rows if row["validation_accuracy"] >= floor - 1e-12]
+    within = [row for row in rows if usable(row) and row["validation_accuracy"] >= floor - 1e-12]
     return max(within, key=lambda row: row["ground_truth_accuracy"], default=None)
 
 

@@ -14,6 +14,11 @@ METRICS = {
     "other_accuracy": "argmax is neither label, on noisy examples; lower is better",
     "clean_train_accuracy": "argmax = true label, on clean training examples; higher is better",
     "validation_accuracy": "argmax = true label, on validation examples; higher is better",
+    "memorized_known_accuracy": "memorized_accuracy on the wrong labels that edits with a forget set knew",
+    "memorized_unseen_accuracy": "memorized_accuracy on the wrong labels that no edit knew",
+    "ground_truth_known_accuracy": "ground_truth_accuracy on the wrong labels that edits with a forget set knew",
+    "ground_truth_unseen_accuracy": "ground_truth_accuracy on the wrong labels that no edit knew",
+    "validation_held_out_accuracy": "validation_accuracy on the half (odd indices) that neither edits nor tuning see",
     "ground_truth_recovered": "ground_truth_accuracy / that of retrain; higher is better, ideal: 1",
     "given_cross_entropy": "mean -log p(given label), on noisy examples, in nats",
     "true_cross_entropy": "mean -log p(true label), on noisy examples, in nats",
@@ -68,8 +73,10 @@ def mean(values: np.ndarray) -> Metric:
 def compute(table: ExampleTable) -> dict[str, Metric]:
     """Return every metric that one table determines, in the order of ``METRICS``."""
     noisy = (table.split == TRAIN) & table.is_noisy
+    known, unseen = noisy & table.is_known, noisy & ~table.is_known
     clean = (table.split == TRAIN) & ~table.is_noisy
     validation = table.split == VALIDATION
+    held_out = validation & (table.index % 2 == 1)
     says_given, says_true = table.prediction == table.given, table.prediction == table.true
     return {
         "memorized_accuracy": accuracy(says_given[noisy]),
@@ -77,9 +84,28 @@ def compute(table: ExampleTable) -> dict[str, Metric]:
         "other_accuracy": accuracy(~(says_given | says_true)[noisy]),
         "clean_train_accuracy": accuracy(says_true[clean]),
         "validation_accuracy": accuracy(says_true[validation]),
+        "memorized_known_accuracy": accuracy(says_given[known]),
+        "memorized_unseen_accuracy": accuracy(says_given[unseen]),
+        "ground_truth_known_accuracy": accuracy(says_true[known]),
+        "ground_truth_unseen_accuracy": accuracy(says_true[unseen]),
+        "validation_held_out_accuracy": accuracy(says_true[held_out]),
         "given_cross_entropy": mean(-table.log_prob_given[noisy]),
         "true_cross_entropy": mean(-table.log_prob_true[noisy]),
         "given_margin": mean((table.log_prob_given - table.log_prob_true)[noisy]),
         "clean_train_cross_entropy": mean(-table.log_prob_true[clean]),
         "validation_cross_entropy": mean(-table.log_prob_true[validation]),
     }
+
+
+def at_chance(table: ExampleTable) -> bool:
+    """Tell whether a model knows nothing: validation accuracy cannot be told from that of a constant answer.
+
+    The rule: validation accuracy is at most the upper end of the 95 % Wilson interval of the largest class's share.
+    Such a model has forgotten everything, which is no success of forgetting. Without validation examples: False.
+    """
+    validation = table.split == VALIDATION
+    true = table.true[validation]
+    if not len(true):
+        return False
+    largest = int(np.bincount(true).max())
+    return int((table.prediction[validation] == true).sum()) / len(true) <= wilson(largest, len(true))[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitmem.runs import write_atomically
 
@@ -30,6 +30,7 @@ class ExampleTable:
         prediction: N, argmax of the logits.
         log_prob_given: N, log-probability of the given label, in nats.
         log_prob_true: N, log-probability of the true label, in nats.
+        is_known: N, bool: edits with a forget set knew that the label is wrong.
     """
 
     split: np.ndarray
@@ -40,6 +41,7 @@ class ExampleTable:
     prediction: np.ndarray
     log_prob_given: np.ndarray
     log_prob_true: np.ndarray
+    is_known: np.ndarray
 
     def save(self, path: Path) -> None:
         """Write the table as NPZ."""
@@ -55,13 +57,19 @@ class ExampleTable:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, loaders: Mapping[int, Iterable], device: torch.device | str = "cpu") -> ExampleTable:
+def predict(
+    model: nn.Module,
+    loaders: Mapping[int, Iterable],
+    device: torch.device | str = "cpu",
+    known: Tensor | None = None,
+) -> ExampleTable:
     """Return the table of a model in eval mode, without augmentation.
 
     Args:
         model: the classifier; its mode is restored.
         loaders: batches of the contract by split (``TRAIN``, ``VALIDATION``).
         device: where the model is.
+        known: bool by training index, the wrong labels that are known; none by default.
     """
     was_training = model.training
     model.eval()
@@ -70,6 +78,7 @@ def predict(model: nn.Module, loaders: Mapping[int, Iterable], device: torch.dev
         for batch in loader:
             logits_BK = model(batch.image.to(device)).float()
             log_p_BK = logits_BK.log_softmax(1).cpu()
+            is_known = torch.zeros_like(batch.is_noisy) if known is None or split != TRAIN else known[batch.index]
             columns.append(
                 [
                     np.full(len(batch.index), split, np.int8),
@@ -80,6 +89,7 @@ def predict(model: nn.Module, loaders: Mapping[int, Iterable], device: torch.dev
                     logits_BK.argmax(1).cpu().numpy(),
                     log_p_BK.gather(1, batch.given_label[:, None].cpu())[:, 0].numpy(),
                     log_p_BK.gather(1, batch.true_label[:, None].cpu())[:, 0].numpy(),
+                    is_known.cpu().numpy(),
                 ]
             )
     model.train(was_training)

@@ -15,6 +15,9 @@ SHOWN = {
     "clean_train_accuracy": "clean train",
     "validation_accuracy": "validation",
 }
+UNSEEN = {"memorized_unseen_accuracy": "memorized unseen", "ground_truth_unseen_accuracy": "ground truth unseen"}
+COST = ("passes", "extra_parameters", "extra_memory_mib", "seconds")
+OK = "ok"
 
 
 def columns() -> list[str]:
@@ -22,18 +25,19 @@ def columns() -> list[str]:
     names = list(IDENTITY)
     for metric in METRICS:
         names += [metric, *(f"{metric}_{part}" for part in ("low", "high", "n"))] if metric in ACCURACIES else [metric]
-    return [*names, "kept_fraction", "seconds"]
+    return [*names, "kept_fraction", "status", "track", "point", "trials", *COST]
 
 
-def result_row(identity: dict, metrics: dict[str, dict], report: dict | None) -> dict:
+def result_row(identity: dict, metrics: dict[str, dict], report: dict | None, **facts: object) -> dict:
     """Return one row of ``results.csv``.
 
     Args:
         identity: values of ``IDENTITY``.
-        metrics: by name, the fields of a ``Metric``.
+        metrics: by name, the fields of a ``Metric``; none for an edit that diverged.
         report: of the edit, or None for a reference model.
+        facts: further columns, such as ``status`` and those of ``COST``.
     """
-    row = dict(identity)
+    row = {**identity, "status": OK, **facts}
     for name, metric in metrics.items():
         row[name] = metric["value"]
         if name in ACCURACIES:
@@ -43,16 +47,21 @@ def result_row(identity: dict, metrics: dict[str, dict], report: dict | None) ->
         pairs = sum(layer.get("pairs", 0) for layer in layers)
         if pairs:
             row["kept_fraction"] = sum(layer["pairs_kept"] for layer in layers) / pairs
-        row["seconds"] = round(sum(report.get("seconds", {}).values()), 3)
+        row.setdefault("seconds", round(sum(report.get("seconds", {}).values()), 3))
     return row
+
+
+def usable(row: dict) -> bool:
+    """Tell whether a row may count as a success: the edit neither diverged nor left a model at chance."""
+    return row.get("status") in (None, "", OK)
 
 
 def add_recovered(rows: list[dict]) -> None:
     """Fill ``ground_truth_recovered`` where the same seed has a retrain row."""
-    retrain = {row["seed"]: row["ground_truth_accuracy"] for row in rows if row["id"] == "retrain"}
+    retrain = {row["seed"]: row.get("ground_truth_accuracy") for row in rows if row["id"] == "retrain"}
     for row in rows:
         reference = retrain.get(row["seed"])
-        if reference and row["ground_truth_accuracy"] is not None:
+        if reference and row.get("ground_truth_accuracy") is not None:
             row["ground_truth_recovered"] = row["ground_truth_accuracy"] / reference
 
 
@@ -67,20 +76,31 @@ def to_csv(rows: Iterable[dict]) -> str:
 
 
 def terminal_table(rows: Sequence[dict]) -> str:
-    """Return the rows as text: one seed with 95 % Wilson intervals, several as mean +- sd over seeds."""
+    """Return the rows as text: one seed with 95 % Wilson intervals, several as mean +- sd over seeds.
+
+    Where an edit knows wrong labels, accuracies on those that it did not know are shown too.
+    """
     by_id: dict[str, list[dict]] = {}
     for row in rows:
         by_id.setdefault(row["id"], []).append(row)
     seeds = sorted({row["seed"] for row in rows})
-    sizes = {m: "/".join(str(n) for n in sorted({r.get(f"{m}_n") for r in rows if r.get(f"{m}_n")})) for m in SHOWN}
-    header = ["", *(f"{title} (n={sizes[m]})" for m, title in SHOWN.items()), "recovered"]
-    body = [[name, *(_cell(group, m) for m in SHOWN), _recovered(group)] for name, group in by_id.items()]
+    aware = any("known" in row.get("track", "") for row in rows)
+    shown = SHOWN | (UNSEEN if aware else {})
+    sizes = {m: "/".join(str(n) for n in sorted({r.get(f"{m}_n") for r in rows if r.get(f"{m}_n")})) for m in shown}
+    header = ["", *(f"{title} (n={sizes[m]})" for m, title in shown.items()), "recovered"]
+    body = [[name, *(_cell(group, m) for m in shown), _recovered(group)] for name, group in by_id.items()]
+    if any(row.get("track") for row in rows):
+        header.append("track")
+        for line, group in zip(body, by_id.values(), strict=True):
+            line.append(group[0].get("track", ""))
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *body]]
     lines.insert(1, "-" * len(lines[0]))
     note = "value [95 % Wilson interval]" if len(seeds) == 1 else f"mean ± sd over {len(seeds)} seeds"
     note += "; recovered = ground truth / ground truth of retrain"
-    return "\n".join(line.rstrip() for line in [*lines, note])
+    note += "; unseen: wrong labels that no edit knew" if aware else ""
+    failed = [f"{row['id']} (seed {row['seed']}): {row['status']}" for row in rows if not usable(row)]
+    return "\n".join(line.rstrip() for line in [*lines, note, *failed])
 
 
 def _cell(group: list[dict], metric: str) -> str:

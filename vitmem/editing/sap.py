@@ -1,0 +1,93 @@
+"""Scaled activation projection: keep in each layer's input what trusted examples use.
+
+Legend: I inputs, O outputs.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.batch import Batch
+from vitmem.curvature.collect import uncompiled
+from vitmem.curvature.layers import linear_maps
+from vitmem.editing import Edit, EditData, EditResult
+from vitmem.editing.parameters import draw_seed, result, watch_inputs
+from vitmem.models import select_layers
+
+
+@dataclass(frozen=True)
+class SAP(Edit):
+    """Project each layer's input, softly, on the principal directions of trusted examples.
+
+    With the second moment U S U^T of a layer's inputs over all positions of the trusted images, in one pass through the
+    unedited model, and s = S / tr S: W' = W U diag(alpha s / ((alpha - 1) s + 1)) U^T. Trusted are examples known to be
+    right, drawn at random; the authors look for such examples by their loss. Source: Kodge et al. 2025
+    (arXiv 2403.08618).
+
+    Args:
+        layers: glob patterns over layer names, separated by spaces; the authors leave out the classifier.
+        alpha: scale of the shares, at least 1; the authors choose among 1e4, 3e4, 1e5, 3e5 and 1e6 on validation data.
+        examples: trusted images, at least 1; the authors take 1000.
+        batch_size: images in a batch; the result does not depend on it.
+    """
+
+    sees = frozenset({"retain"})
+    main_option = "alpha"
+    search: ClassVar[dict[str, tuple]] = {"alpha": ("log", 10.0, 1e6)}
+
+    layers: str = "patch_embed.proj blocks.*"
+    alpha: float = 1e5
+    examples: int = 1000
+    batch_size: int = 100
+
+    def __post_init__(self):
+        if not self.alpha >= 1:
+            raise ValueError(f"alpha is {self.alpha}; it must be at least 1")
+        for option in ("examples", "batch_size"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse patterns that match nothing."""
+        select_layers(model, self.layers)
+
+    def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
+        """Return the projected weights; biases and all else stay."""
+        start = time.perf_counter()
+        model = uncompiled(model)
+        maps = linear_maps(select_layers(model, self.layers))
+        device = next(model.parameters()).device
+        moments = {n: torch.zeros(m.inputs, m.inputs, dtype=torch.float64, device=device) for n, m in maps.items()}
+        trusted = data.retain(self.batch_size, shuffle=True, seed=draw_seed(generator))
+        batches = first(trusted, self.examples)
+        watch_inputs(model, maps, batches, lambda name, a_TI: moments[name].addmm_(a_TI.T, a_TI))
+        changed = {}
+        for name, layer in maps.items():
+            w_OI = layer.matrix()
+            changed |= layer.state((w_OI.double() @ projection(moments[name], self.alpha)).to(w_OI.dtype))
+        return result(model, changed, start, sum(moment.numel() for moment in moments.values()))
+
+
+def projection(moment_II: Tensor, alpha: float) -> Tensor:
+    """Return the soft projection I I on the principal directions of a second moment.
+
+    Args:
+        moment_II: sum of a a^T over inputs a, of any scale.
+        alpha: a direction with share s of the trace is multiplied by alpha s / ((alpha - 1) s + 1).
+    """
+    values, u_II = torch.linalg.eigh(moment_II)
+    share = values.clamp(min=0) / values.clamp(min=0).sum()
+    return (u_II * (alpha * share / ((alpha - 1) * share + 1))) @ u_II.T
+
+
+def first(batches: Iterable[Batch], examples: int) -> Iterator[Batch]:
+    """Yield batches until a number of examples is reached."""
+    for batch in batches:
+        yield Batch(*(field[:examples] for field in batch))
+        examples -= len(batch.index)
+        if examples <= 0:
+            return

@@ -1,0 +1,94 @@
+"""Methods side by side at their operating points: mean and sd over seeds, known and unseen apart, with their cost."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from vitmem.evaluation.tables import COST, usable
+
+TITLES = {
+    "best": "Best ground truth with validation at most 0.01 below the unedited model's, as tuning found it",
+    "at0.2": "Memorised accuracy nearest 0.2, as tuning found it",
+    "at0.05": "Memorised accuracy nearest 0.05, as tuning found it",
+}
+MEASURED = {
+    "memorized_known_accuracy": "memorized known",
+    "memorized_unseen_accuracy": "memorized unseen",
+    "ground_truth_known_accuracy": "ground truth known",
+    "ground_truth_unseen_accuracy": "ground truth unseen",
+    "clean_train_accuracy": "clean train",
+    "validation_held_out_accuracy": "validation held out",
+}
+IDENTITY = ("method", "point", "track", "trials", "seeds", "usable_seeds", "status")
+
+
+def compare(rows: Sequence[dict]) -> list[dict]:
+    """Return one row for each method and operating point.
+
+    Means are over the seeds whose edit neither diverged nor left a model at chance; ``usable_seeds`` counts them.
+    A method that was not tuned has the point ``default``, and no trials.
+    """
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        point = row.get("point") or ("default" if row["edit"] else "reference")
+        groups.setdefault((row["id"].removesuffix(f"-{point}"), point), []).append(row)
+    found = []
+    for (method, point), group in groups.items():
+        good = [row for row in group if usable(row) or not row["edit"]]
+        line: dict = {"method": method, "point": point, "track": group[0].get("track", "")}
+        line |= {"trials": group[0].get("trials", 0), "seeds": len(group), "usable_seeds": len(good)}
+        line["status"] = "; ".join(sorted({row["status"] for row in group if not usable(row)}))
+        for name in MEASURED:
+            values = _known(row.get(name) for row in good)
+            line[name] = statistics.fmean(values) if values else math.nan
+            line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else math.nan
+        for name in COST:
+            values = _known(row.get(name) for row in group)
+            line[name] = statistics.fmean(values) if values else math.nan
+        found.append(line)
+    return found
+
+
+def comparison_csv(rows: Sequence[dict]) -> str:
+    """Return the comparison as CSV; what is unknown is an empty cell."""
+    names = [*IDENTITY, *(column for name in MEASURED for column in (name, f"{name}_sd")), *COST]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    for line in compare(rows):
+        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in line.items()})
+    return out.getvalue()
+
+
+def comparison_table(rows: Sequence[dict]) -> str:
+    """Return the comparison as Markdown, a table for each operating point; untuned methods stand in the first."""
+    lines = compare(rows)
+    header = ["method", "track", *MEASURED.values(), "passes", "seconds", "MiB"]
+    parts = []
+    for point, title in TITLES.items():
+        points = ("reference", point, "default") if point == "best" else ("reference", point)
+        parts += [f"{title}:", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+        parts += [_line(line) for at in points for line in lines if line["point"] == at]
+        parts.append("")
+    parts.append("known, unseen: wrong labels that edits with a forget set knew, or did not; mean ± sd over seeds")
+    return "\n".join(parts)
+
+
+def _line(line: dict) -> str:
+    failed = line["seeds"] - line["usable_seeds"]
+    note = " (defaults)" if line["point"] == "default" else ""
+    note += f" ({line['status']}, {failed} of {line['seeds']} seeds)" if line["status"] else ""
+    cells = [_number(line[name], ".3f", line[f"{name}_sd"]) for name in MEASURED]
+    cost = [_number(line[name], ".3g") for name in ("passes", "seconds", "extra_memory_mib")]
+    return f"| {' | '.join([line['method'] + note, line['track'], *cells, *cost])} |"
+
+
+def _known(values: Iterable) -> list[float]:
+    return [float(v) for v in values if v is not None and v != "" and not math.isnan(float(v))]
+
+
+def _number(value: float, form: str, sd: float = math.nan) -> str:
+    text = "-" if math.isnan(value) else f"{value:{form}}"
+    return text if math.isnan(sd) else f"{text} ± {sd:{form}}"

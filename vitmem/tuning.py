@@ -1,0 +1,261 @@
+"""Choosing an edit's options: as many trials for every edit, on a split that reporting never uses.
+
+Within tuning, an edit is told of half of the known wrong labels. It is scored on the other half of the known ones, and
+on the validation examples of even index. What is chosen is then applied with all known wrong labels, and reported on
+the unknown ones and on the other half of validation. The first trial is the edit's defaults. Trials are written as they
+come, so that a killed run goes on with the next.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.batch import keyed_generator, keyed_seed
+from vitmem.editing import Edit, EditData, attempt
+from vitmem.editing.known import drawn, tuning_half
+from vitmem.evaluation import metrics
+from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
+from vitmem.runs import digest, write_atomically
+from vitmem.stages import TrainedRun, with_weights
+
+TUNERS = ("random", "tpe")
+DROP = 0.01  # of validation accuracy against the unedited model, that an edit may cost
+PENALTY = 10.0
+WORST = -PENALTY  # below every objective that can be measured
+STARTUP = 8  # random trials before TPE learns from them
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is tuned, and how.
+
+    Args:
+        label: name of the file of trials.
+        edit: fixed options, and the defaults that the first trial takes.
+        space: what may be chosen, as ``Edit.search``.
+        trials: how many.
+        tuner: one of ``TUNERS``.
+    """
+
+    label: str
+    edit: Edit
+    space: Mapping[str, tuple]
+    trials: int
+    tuner: str = "random"
+
+
+def objective(ground_truth: float, drop: float) -> float:
+    """Return what tuning maximises: ground-truth accuracy, less a penalty for what validation loses beyond ``DROP``.
+
+    Args:
+        ground_truth: accuracy on wrongly labelled examples, in [0, 1].
+        drop: validation accuracy of the unedited model minus that of the edited one.
+    """
+    return ground_truth - PENALTY * max(0.0, drop - DROP)
+
+
+def check_space(name: str, edit: Edit, space: Mapping[str, tuple]) -> None:
+    """Raise ValueError unless every entry names an option of the edit and a kind of range that there is."""
+    options = {field.name for field in dataclasses.fields(edit)}
+    for option, (kind, *values) in space.items():
+        ranged = kind in ("log", "uniform", "int") and len(values) == 2 and values[0] <= values[1]
+        if option not in options or not (ranged or (kind == "choice" and values)) or (kind == "log" and values[0] <= 0):
+            raise ValueError(
+                f"the edit {name} would search {option} in {(kind, *values)}; give an option and ('log', low, high), "
+                "('uniform', low, high), ('int', low, high) or ('choice', a, b, ...)"
+            )
+
+
+def draw(spec: tuple, generator: torch.Generator) -> object:
+    """Return a value drawn from one entry of ``Edit.search``."""
+    kind, *values = spec
+    u = float(torch.rand((), generator=generator, dtype=torch.float64))
+    if kind == "choice":
+        return values[int(u * len(values))]
+    low, high = values
+    if kind == "int":
+        return low + int(u * (high - low + 1))
+    return low + u * (high - low) if kind == "uniform" else math.exp(math.log(low) + u * math.log(high / low))
+
+
+def propose(tuning: Tuning, seed: int, trials: Sequence[Mapping]) -> dict:
+    """Return the options of the next trial; they depend on the seed, the label and the trials before it only."""
+    if not trials:
+        return {option: getattr(tuning.edit, option) for option in tuning.space}
+    key = (seed, int(digest(tuning.label)[:12], 16), len(trials), 8)
+    if tuning.tuner == "tpe":
+        return _tpe(tuning.space, trials, keyed_seed(*key) % 2**32)
+    generator = keyed_generator(*key)
+    return {option: draw(spec, generator) for option, spec in sorted(tuning.space.items())}
+
+
+def _tpe(space: Mapping[str, tuple], trials: Sequence[Mapping], seed: int) -> dict:
+    """Return what Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) asks for after these trials."""
+    optuna = _optuna()
+    kinds = {
+        "log": functools.partial(optuna.distributions.FloatDistribution, log=True),
+        "uniform": optuna.distributions.FloatDistribution,
+        "int": optuna.distributions.IntDistribution,
+        "choice": lambda *values: optuna.distributions.CategoricalDistribution(values),
+    }
+    ranges = {option: kinds[spec[0]](*spec[1:]) for option, spec in sorted(space.items())}
+    sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for trial in trials:
+        try:
+            known = {"params": trial["options"], "distributions": ranges, "value": trial["objective"]}
+            study.add_trial(optuna.trial.create_trial(**known))
+        except ValueError:  # a default outside the range that is searched
+            continue
+    return study.ask(ranges).params
+
+
+def _optuna():
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError("tuner: tpe needs Optuna; pip install 'vitmem[tune]', or use tuner: random") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def check_tuner(tuner: str) -> None:
+    """Raise ValueError unless the tuner is known and installed."""
+    if tuner not in TUNERS:
+        raise ValueError(f"tuner is {tuner!r}; choose from {', '.join(TUNERS)}")
+    if tuner == "tpe":
+        _optuna()
+
+
+class Bench:
+    """One run's tuning split: what a trial may see, and what it is scored on.
+
+    Args:
+        run: the trained model.
+
+    Raises:
+        ValueError: fewer than two wrong labels are known.
+    """
+
+    def __init__(self, run: TrainedRun):
+        self.run, known_N = run, run.known_noisy()
+        self.fit_N = drawn(known_N, 0.5, run.data.manifest.seed, run.config.seed, 7)
+        self.score_N = known_N & ~self.fit_N
+        if not self.fit_N.any() or not self.score_N.any():
+            raise ValueError(
+                f"tuning needs at least two known wrong labels, and {int(known_N.sum())} are known; raise `known`"
+            )
+        self.unedited = self.measure(dict(run.model.state_dict()))
+
+    def measure(self, state: dict[str, Tensor]) -> dict:
+        """Return the accuracies of some weights on the scoring half, and whether they are at chance."""
+        data = self.run.data
+        loaders = {
+            TRAIN: data.loader(data.train_examples.subset(self.score_N)),
+            VALIDATION: data.loader(tuning_half(data.validation_examples)),
+        }
+        table = predict(with_weights(self.run.model, state).to(self.run.device), loaders, self.run.device)
+        found = metrics.compute(table)
+        names = {"memorized": "memorized_accuracy", "ground_truth": "ground_truth_accuracy"}
+        names["validation"] = "validation_accuracy"
+        return {short: found[name].value for short, name in names.items()} | {"at_chance": metrics.at_chance(table)}
+
+    def trial(self, edit: Edit, options: dict) -> dict:
+        """Apply an edit with other options, and return what it cost and what it measured.
+
+        One that diverges or cannot be applied has the worst objective, and says why in its status.
+        """
+        row = {"options": options, "objective": WORST, "memorized": None, "ground_truth": None, "validation": None}
+        row |= {"passes": 0.0, "seconds": 0.0, "extra_memory_bytes": None}
+        try:
+            chosen = dataclasses.replace(edit, **options)
+            data = EditData(self.run.data, chosen.sees, self.run.cache, self.fit_N)
+            made = attempt(chosen, self.run.model, data, keyed_generator(self.run.config.seed, 5))
+        except (ValueError, RuntimeError, ArithmeticError) as error:
+            return row | {"status": f"failed: {' '.join(str(error).split())[:300]}"}
+        row |= {"passes": made.passes, "seconds": round(made.seconds, 3), "extra_memory_bytes": made.extra_memory}
+        if made.result is None:
+            return row | {"status": made.status}
+        found = self.measure(made.result.state_dict)
+        status = "at chance" if found.pop("at_chance") else "ok"
+        drop = self.unedited["validation"] - found["validation"]
+        return row | found | {"status": status, "objective": objective(found["ground_truth"], drop)}
+
+
+def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
+    """Return the trials of an edit on a run, from ``tuning/<label>.jsonl`` as far as they were made.
+
+    Args:
+        run: the trained model.
+        tuning: what is tuned.
+        force: forget the trials that were made.
+    """
+    check_tuner(tuning.tuner)
+    inputs = digest(
+        {
+            "weights": run.weights_sha256,
+            "noise": run.noise_sha256,
+            "data": run.data.data.fingerprint,
+            "known": run.known_noisy().nonzero()[:, 0].tolist(),
+            "edit": [type(tuning.edit).__name__, dataclasses.asdict(tuning.edit)],
+            "space": dict(tuning.space),
+            "tuner": tuning.tuner,
+        }
+    )
+    path = run.path / "tuning" / f"{tuning.label}.jsonl"
+    trials = [] if force else _read(path, inputs)
+    if len(trials) >= tuning.trials:
+        return trials[: tuning.trials]
+    bench = Bench(run)
+    path.parent.mkdir(exist_ok=True)
+    while len(trials) < tuning.trials:
+        options = propose(tuning, run.config.seed, trials)
+        trials.append({"number": len(trials), **bench.trial(tuning.edit, options)})
+        lines = [{"inputs": inputs, "unedited": bench.unedited}, *trials]
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+        if trials[-1]["status"] != "ok":
+            print(f"{tuning.label}: trial {len(trials) - 1} {options}: {trials[-1]['status']}", flush=True)
+    return trials
+
+
+def _read(path: Path, inputs: str) -> list[dict]:
+    """Return the trials of a file; none if it is missing, damaged, or of other inputs."""
+    try:
+        head, *trials = [json.loads(line) for line in path.read_text().splitlines()]
+        return trials if head["inputs"] == inputs else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def best(trials: Sequence[Mapping]) -> Mapping:
+    """Return the trial of the highest objective; the first, where there is a tie."""
+    return max(_usable(trials), key=lambda trial: trial["objective"])
+
+
+def matched(target: float, trials: Sequence[Mapping]) -> Mapping:
+    """Return the trial whose memorised accuracy is nearest to a target; among equals the one of highest objective."""
+
+    def distance(trial: Mapping) -> tuple[float, float]:
+        memorized = trial["memorized"]
+        return (math.inf if memorized is None else abs(memorized - target), -trial["objective"])
+
+    return min(_usable(trials), key=distance)
+
+
+def _usable(trials: Sequence[Mapping]) -> Sequence[Mapping]:
+    """Return the trials that neither failed nor left a model at chance, or the defaults' if there is none."""
+    return [trial for trial in trials if trial["status"] == "ok"] or trials[:1]
+
+
+POINTS: dict[str, Callable[[Sequence[Mapping]], Mapping]] = {
+    "best": best,
+    "at0.2": functools.partial(matched, 0.2),
+    "at0.05": functools.partial(matched, 0.05),
+}

@@ -26,9 +26,9 @@ FALSE_POSITIVE_RATES = (0.01, 0.001)
 class Membership(Attack):
     """Membership inference by loss and, with shadow models, by LiRA and RMIA.
 
-    Each row is one score: ``loss``, and with shadow models ``lira`` and ``lira_offline`` (a variance for each example),
-    the same with ``_fixed`` (one variance, better for fewer than 64 shadow models) and ``rmia`` (offline). ``priv_leak``
-    compares with the AUC on retrain. Shadow models follow the run's recipe, not the edit.
+    Each row is one score: ``loss``, and with shadow models ``lira`` and ``lira_offline`` (a variance for each pair),
+    the same with ``_fixed`` (one variance, better for fewer than 64 shadow models) and ``rmia`` (offline).
+    ``priv_leak`` compares with the AUC on retrain. Shadow models follow the run's recipe, not the edit.
 
     Args:
         shadows: shadow models to use, trained if they are missing, which takes as long as training; 0 trains none and

@@ -33,10 +33,12 @@ def test_auc_against_counting_pairs_with_ties(m, n, values):
 
 
 def test_auc_interval_against_the_placements_of_each_example():
-    member, nonmember = RNG.randint(5, size=13).astype(float), RNG.randint(4, size=9).astype(float)
+    member, nonmember = RNG.randint(5, size=13).astype(float), RNG.randint(5, size=9).astype(float)
     win = (member[:, None] > nonmember) + (member[:, None] == nonmember) / 2
     half = 1.959963984540054 * math.sqrt(win.mean(1).var(ddof=1) / 13 + win.mean(0).var(ddof=1) / 9)
-    assert s.auc_interval(member, nonmember) == pytest.approx((win.mean(), win.mean() - half, win.mean() + half))
+    expected = (win.mean(), win.mean() - half, min(1.0, win.mean() + half))
+    assert s.auc_interval(member, nonmember) == pytest.approx(expected)
+    assert s.auc_interval(nonmember, member) == pytest.approx((1 - expected[0], 1 - expected[2], 1 - expected[1]))
 
 
 def test_tpr_at_fpr_by_hand():
@@ -72,7 +74,7 @@ def shadows(number=6, pairs=4, population=5):
     return RNG.randn(pairs), shadow, kept, RNG.randn(population), RNG.randn(number, population)
 
 
-@pytest.mark.parametrize(("online", "fixed"), itertools.product([True, False], repeat=2))
+@pytest.mark.parametrize(("online", "fixed"), list(itertools.product([True, False], repeat=2)))
 def test_lira_against_its_formula(online, fixed):
     phi, shadow, kept, _, _ = shadows()
     found = s.lira(phi, shadow, kept, online=online, fixed=fixed)
@@ -268,5 +270,5 @@ def test_options_and_registry(data, tmp_path):
     for options, message in (({"shadows": 1}, "shadows is 1"), ({"rmia_a": 2.0}, "rmia_a is 2.0")):
         with pytest.raises(ValueError, match=message):
             Membership(**options)
-    with pytest.raises(ValueError, match=r"no config.yaml lies above .*; set shadows to 0"):
+    with pytest.raises(ValueError, match=r"no config.yaml lies above .* have no recipe; set shadows to 0"):
         attacked(data, tmp_path, options={"shadows": 2})

@@ -137,9 +137,7 @@ def recipe(folder: Path) -> RunConfig:
     above = (folder.resolve(), *folder.resolve().parents)
     found = next((path for path in above if (path / "config.yaml").is_file()), None)
     if found is None:
-        raise ValueError(
-            f"shadow models follow the run's recipe, but no config.yaml lies above {folder}; set shadows: 0"
-        )
+        raise ValueError(f"no config.yaml lies above {folder}, so shadow models have no recipe; set shadows to 0")
     return RunConfig.from_dict(read_yaml(found / "config.yaml"))
 
 

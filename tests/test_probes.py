@@ -54,7 +54,7 @@ def test_more_features_than_examples_than_in_scikit_learn():
     oracle = LogisticRegression(C=1 / 1.2, tol=1e-9, max_iter=10000).fit(x.numpy(), label.numpy())
     new = torch.randn(9, 30, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     assert log_probabilities(new, coefficient)[0].exp().numpy() == pytest.approx(
-        oracle.predict_proba(new.numpy()), abs=1e-3
+        oracle.predict_proba(new.numpy()), abs=5e-3
     )
 
 

@@ -65,5 +65,14 @@ class Attack:
 
 def attacks() -> dict[str, type[Attack]]:
     """Return the registered attacks by name: ours, and those of installed packages (group ``vitmem.attacks``)."""
-    builtin: dict[str, type[Attack]] = {}
+    from vitmem.attacks.connectivity import Connectivity
+    from vitmem.attacks.membership import Membership
+    from vitmem.attacks.probes import Imprint, Probes
+
+    builtin: dict[str, type[Attack]] = {
+        "membership": Membership,
+        "connectivity": Connectivity,
+        "probes": Probes,
+        "imprint": Imprint,
+    }
     return registered("vitmem.attacks", builtin)

@@ -1,0 +1,274 @@
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from cases import TINY
+from scipy import stats
+
+from datamodules.batch import keyed_generator
+from datamodules.digits import Digits
+from datamodules.module import MemorisationData
+from datamodules.noise import PairFlip, Symmetric
+from vitmem import models
+from vitmem.attacks import AttackData, attacks
+from vitmem.attacks import scores as s
+from vitmem.attacks.membership import Membership, audit
+from vitmem.attacks.shadows import Shadow, ShadowCache, confidences, make_pairs, wrong_validation
+from vitmem.config import RunConfig
+from vitmem.training import TrainConfig, TrainerConfig
+
+RNG = np.random.RandomState(0)
+
+
+@pytest.mark.parametrize(("m", "n", "values"), [(7, 5, 4), (1, 1, 2), (30, 20, 6), (9, 11, 10**6)])
+def test_auc_against_counting_pairs_with_ties(m, n, values):
+    member, nonmember = (RNG.randint(values, size=size).astype(float) for size in (m, n))
+    pairs = [(a > b) + (a == b) / 2 for a, b in itertools.product(member, nonmember)]
+    assert s.auc(member, nonmember) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert s.auc(nonmember, member) == pytest.approx(1 - np.mean(pairs), abs=1e-12)
+
+
+def test_auc_interval_against_the_placements_of_each_example():
+    member, nonmember = RNG.randint(5, size=13).astype(float), RNG.randint(5, size=9).astype(float)
+    win = (member[:, None] > nonmember) + (member[:, None] == nonmember) / 2
+    half = 1.959963984540054 * math.sqrt(win.mean(1).var(ddof=1) / 13 + win.mean(0).var(ddof=1) / 9)
+    expected = (win.mean(), win.mean() - half, min(1.0, win.mean() + half))
+    assert s.auc_interval(member, nonmember) == pytest.approx(expected)
+    assert s.auc_interval(nonmember, member) == pytest.approx((1 - expected[0], 1 - expected[2], 1 - expected[1]))
+
+
+def test_tpr_at_fpr_by_hand():
+    nonmember, member = np.arange(10.0), np.array([10.0, 9.0, 8.5, 8.0, 1.0])
+    assert s.tpr_at_fpr(member, nonmember, 0.1) == 3 / 5  # one false positive, 9, is allowed: above 8
+    assert s.tpr_at_fpr(member, nonmember, 0.19) == 3 / 5
+    assert s.tpr_at_fpr(member, nonmember, 0.2) == 4 / 5
+    assert s.tpr_at_fpr(member, nonmember, 1.0) == 1.0
+    assert s.tpr_at_fpr(member, np.full(10, 9.0), 0.1) == 1 / 5  # ten ties cannot be split
+    assert math.isnan(s.tpr_at_fpr(member, nonmember, 0.09))
+    assert math.isnan(s.tpr_at_fpr(member[:0], nonmember, 0.5))
+
+
+def test_balanced_accuracy_against_all_thresholds():
+    member, nonmember = RNG.randint(6, size=12).astype(float), RNG.randint(5, size=8).astype(float)
+    tried = [((member >= t).mean() + (nonmember < t).mean()) / 2 for t in np.arange(-0.5, 7)]
+    assert s.balanced_accuracy(member, nonmember) == pytest.approx(max(tried))
+
+
+def test_priv_leak():
+    assert s.priv_leak(0.53, 0.53) == 0.0
+    assert s.priv_leak(1.0, 0.4) == pytest.approx(-100)
+    muse = [1 - area for area in (0.7, 0.52)]  # MUSE counts the other way round
+    assert s.priv_leak(0.7, 0.52) == pytest.approx((muse[0] - muse[1]) / muse[1] * 100)
+    assert s.priv_leak(0.2, 0.5) > 0
+    assert math.isnan(s.priv_leak(0.7, 1.0))
+
+
+def shadows(number=6, pairs=4, population=5):
+    """Return confidences of a target and of shadow models, and who was trained on what."""
+    kept = np.array([[(i + p) % 2 == 0 for p in range(pairs)] for i in range(number)])
+    shadow = RNG.randn(number, pairs) * 2 + 3 * kept
+    return RNG.randn(pairs), shadow, kept, RNG.randn(population), RNG.randn(number, population)
+
+
+@pytest.mark.parametrize(("online", "fixed"), list(itertools.product([True, False], repeat=2)))
+def test_lira_against_its_formula(online, fixed):
+    phi, shadow, kept, _, _ = shadows()
+    found = s.lira(phi, shadow, kept, online=online, fixed=fixed)
+
+    def samples(p, chosen):
+        return [shadow[i, p] for i in range(len(shadow)) if kept[i, p] == chosen]
+
+    def sd(p, chosen):
+        chosen_pairs = range(len(phi)) if fixed else [p]
+        return math.sqrt(np.mean([np.var(samples(q, chosen), ddof=1) for q in chosen_pairs]))
+
+    for p in range(len(phi)):
+        out = stats.norm(np.median(samples(p, False)), sd(p, False))
+        if online:
+            expected = stats.norm(np.median(samples(p, True)), sd(p, True)).logpdf(phi[p]) - out.logpdf(phi[p])
+            assert found[p] == pytest.approx(expected, rel=1e-12)
+        else:
+            assert stats.norm.cdf(found[p]) == pytest.approx(out.cdf(phi[p]), rel=1e-9)  # the paper's one-sided test
+
+
+@pytest.mark.parametrize(("a", "gamma"), [(0.0, 1.0), (0.3, 1.0), (1.0, 2.0)])
+def test_rmia_against_its_formula(a, gamma):
+    phi, shadow, kept, phi_z, shadow_z = shadows(population=40)
+
+    def p(confidence):
+        return 1 / (1 + math.exp(-confidence))
+
+    def ratio(target, outside):
+        return p(target) / (0.5 * ((1 + a) * np.mean([p(value) for value in outside]) + (1 - a)))
+
+    of_z = [ratio(phi_z[z], shadow_z[:, z]) for z in range(len(phi_z))]
+    expected = []
+    for x in range(len(phi)):
+        of_x = ratio(phi[x], [shadow[i, x] for i in range(len(shadow)) if not kept[i, x]])
+        expected.append(np.mean([of_x / other > gamma for other in of_z]))
+    assert s.rmia(phi, shadow, kept, phi_z, shadow_z, a=a, gamma=gamma) == pytest.approx(expected)
+    assert len(set(expected)) > 1
+
+
+def test_scores_are_unknown_without_a_shadow_model_on_the_side_they_need():
+    phi, shadow, kept, phi_z, shadow_z = shadows()
+    kept[:, 0], kept[:, 1] = True, False
+    assert np.isnan(s.lira(phi, shadow, kept)).tolist() == [True, True, False, False]
+    assert np.isnan(s.lira(phi, shadow, kept, online=False)).tolist() == [True, False, False, False]
+    assert np.isnan(s.rmia(phi, shadow, kept, phi_z, shadow_z)).tolist() == [True, False, False, False]
+
+
+def test_memorization_by_hand():
+    kept = np.array([[1, 0, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1], [0, 1, 1, 0]], bool)
+    correct = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 1, 0], [0, 1, 1, 0]], bool)
+    found = s.memorization(correct, kept)
+    assert found[[0, 1, 3]].tolist() == [1.0, 0.5, 0.0]
+    assert math.isnan(found[2])  # no model without it
+
+
+@pytest.fixture(scope="module")
+def data():
+    return MemorisationData(Digits(), Symmetric(seed=3))
+
+
+def test_nonmembers_have_wrong_labels_from_the_same_noise(data):
+    wrong = wrong_validation(data)
+    assert len(wrong) == len(data.validation_examples)  # symmetric noise leaves no label right
+    assert (wrong.given_label != wrong.true_label).all()
+    assert len(set((wrong.given_label - wrong.true_label).remainder(10).tolist())) == 9
+    pairs = make_pairs(data)
+    assert len(pairs.candidates) == int(data.manifest.is_noisy.sum())
+    indices = pairs.candidates.index.tolist() + pairs.population.index.tolist()
+    assert sorted(indices) == wrong.index.tolist()
+    flipped = wrong_validation(MemorisationData(Digits(), PairFlip()))
+    assert torch.equal(flipped.given_label, (flipped.true_label + 1) % 10)
+
+
+def test_labels_from_elsewhere_are_drawn_as_the_noisy_examples_have_them():
+    data = MemorisationData(Digits(), PairFlip(rate=0.3))
+    data.manifest = dataclasses.replace(data.manifest, kind="file")
+    wrong = wrong_validation(data)
+    assert torch.equal(wrong.given_label, (wrong.true_label + 1) % 10)
+    assert len(wrong) == len(data.validation_examples)
+
+
+def test_confidence_is_the_log_odds_of_the_given_label(data):
+    model = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
+    pairs = make_pairs(data)
+    phi, correct = confidences(model, data, pairs.candidates)
+    batch = next(iter(data.loader(pairs.candidates, 200)))
+    with torch.no_grad():
+        p = model(batch.image).double().softmax(1).gather(1, batch.given_label[:, None])[:, 0].numpy()
+        said = model(batch.image).argmax(1)
+    assert phi == pytest.approx(np.log(p / (1 - p)), abs=1e-5)
+    assert correct.tolist() == (said == batch.given_label).tolist()
+
+
+CONFIG = RunConfig(
+    model=TINY,
+    train=TrainConfig(epochs=1, batch_size=200, warmup_epochs=0),
+    trainer=TrainerConfig(accelerator="cpu"),
+    noise=Symmetric(seed=3),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    (path / "config.yaml").write_text(yaml.safe_dump(CONFIG.to_dict()))
+    (path / "attacks").mkdir()
+    return path / "attacks"
+
+
+def attacked(data, folder, subject="base", options=None):
+    """Return the result of the attack on a model of the references 0 (base) and 1 (retrain)."""
+    made = {
+        name: models.create(TINY.timm_arguments((1, 8, 8), 10), seed=k).eval()
+        for k, name in enumerate(("base", "retrain"))
+    }
+    before = {name: value.clone() for name, value in made[subject].state_dict().items()}
+    found = Membership(**(options or {})).apply(
+        made[subject], AttackData(data, subject, made.get, folder), keyed_generator(0)
+    )
+    assert all(torch.equal(value, before[name]) for name, value in made[subject].state_dict().items())
+    return found
+
+
+def test_halves_are_complementary_and_every_pair_is_left_out_equally_often(data, folder):
+    cache = ShadowCache(data, make_pairs(data), CONFIG, folder, seed=0)
+    kept = torch.stack([cache.kept(number) for number in range(6)])
+    assert (kept.sum(0) == 3).all()
+    assert not torch.equal(kept[0], kept[2])
+
+
+def test_shadow_models_are_trained_once_and_shared(data, folder, monkeypatch):
+    alone = attacked(data, folder)
+    assert [row["score"] for row in alone.rows] == ["loss"]
+    first = attacked(data, folder, options={"shadows": 2})
+    names = ["loss", "lira", "lira_offline", "lira_fixed", "lira_offline_fixed", "rmia"]
+    assert [row["score"] for row in first.rows] == names
+    (cache,) = folder.glob("shadows-*")
+    assert sorted(p.name for p in cache.iterdir()) == ["memorization.npz", "shadow0000.npz", "shadow0001.npz"]
+    # one model with and one without each pair: no variance for each, and so none for all
+    assert "0 members" in first.report["undefined"]["lira.auc"]
+    assert not math.isnan(first.rows[-1]["auc"])
+    monkeypatch.setattr("vitmem.attacks.shadows.fit", lambda *a, **k: pytest.fail("trained again"))
+    again = attacked(data, folder, subject="retrain")  # those that are there are used
+    assert [row["score"] for row in again.rows] == names
+    assert again.report["num_shadows"] == 2
+    assert [row["priv_leak"] for row in again.rows if row["score"] in ("loss", "rmia")] == [0.0, 0.0]
+    shadow = Shadow.load(cache / "shadow0000.npz")
+    pairs = make_pairs(data)
+    assert shadow.kept.shape == (pairs.pool_size,)
+    assert shadow.phi.shape == shadow.correct.shape == (pairs.pool_size + len(pairs.population),)
+    with np.load(cache / "memorization.npz") as kept:
+        assert len(kept["memorization"]) == pairs.pool_size
+    with np.load(folder / "membership" / "base.npz") as kept:
+        members = kept["loss"][kept["split"] == 0]
+        assert s.auc(members, kept["loss"][kept["split"] == 1]) == pytest.approx(alone.rows[0]["auc"], abs=1e-4)
+
+
+def test_an_interrupted_shadow_model_goes_on(data, folder, tmp_path, monkeypatch):
+    from vitmem.attacks import shadows as module
+
+    (tmp_path / "config.yaml").write_text((folder.parent / "config.yaml").read_text())
+    cache = ShadowCache(data, make_pairs(data), CONFIG, tmp_path, seed=0)
+    original = module.confidences
+    monkeypatch.setattr(module, "confidences", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        cache.get(1)
+    assert not cache.path(0).exists()
+    assert (cache.folder / "shadow0000.work" / "checkpoints" / "last.ckpt").exists()
+    monkeypatch.setattr(module, "confidences", original)
+    (resumed,) = cache.get(1)
+    (whole,) = ShadowCache(data, make_pairs(data), CONFIG, tmp_path / "other", seed=0).get(1)
+    assert np.array_equal(resumed.phi, whole.phi)
+    assert [p.name for p in cache.folder.iterdir()] == ["shadow0000.npz"]
+
+
+def test_planted_memory_is_found():
+    row = audit(np.arange(200.0) + 1000, np.arange(200.0), 0.5)
+    assert (row["auc"], row["tpr_at_fpr_0.01"], row["balanced_accuracy"], row["priv_leak"]) == (1.0, 1.0, 1.0, -100)
+    assert math.isnan(row["tpr_at_fpr_0.001"])
+
+
+def test_undefined_values_come_with_a_reason(folder):
+    found = attacked(MemorisationData(Digits(), Symmetric(rate=0.0)), folder / "none")
+    assert math.isnan(found.rows[0]["auc"])
+    assert "0 members" in found.report["undefined"]["loss.auc"]
+    few = attacked(MemorisationData(Digits(), Symmetric(rate=0.01)), folder / "few")
+    assert few.report["undefined"]["loss.tpr_at_fpr_0.01"] == "needs at least 100 non-members; there are 13"
+    assert not math.isnan(few.rows[0]["auc"])
+
+
+def test_options_and_registry(data, tmp_path):
+    assert attacks()["membership"] is Membership
+    for options, message in (({"shadows": 1}, "shadows is 1"), ({"rmia_a": 2.0}, "rmia_a is 2.0")):
+        with pytest.raises(ValueError, match=message):
+            Membership(**options)
+    with pytest.raises(ValueError, match=r"no config.yaml lies above .* have no recipe; set shadows to 0"):
+        attacked(data, tmp_path, options={"shadows": 2})

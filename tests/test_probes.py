@@ -1,0 +1,220 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from cases import vit
+from sklearn.linear_model import LogisticRegression
+
+from datamodules.batch import Examples, keyed_generator
+from datamodules.digits import Digits
+from datamodules.module import MemorisationData
+from datamodules.noise import Symmetric
+from vitmem.attacks import AttackData, attacks
+from vitmem.attacks.logistic import choose_l2, fit_logistic, log_probabilities, standardised
+from vitmem.attacks.probes import (
+    HEAD,
+    Imprint,
+    Probes,
+    excess_over_retrain,
+    features_of,
+    label_probe,
+    new_head,
+    other_task,
+    permuted,
+)
+
+
+def random_problem(n=60, d=7, classes=3, problems=2):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64) * torch.logspace(0, -1, d)
+    label = torch.stack(
+        [(x[:, 0] > 0).long() + (x[:, 1] + x[:, 2] > 0).long(), torch.randint(classes, (n,), generator=generator)]
+    )
+    return x, label[:problems]
+
+
+@pytest.mark.parametrize("l2", [0.01, 1.0])
+def test_logistic_regression_against_scikit_learn(l2):
+    x, label = random_problem()
+    weight = torch.ones(2, 60, dtype=torch.float64)
+    weight[1, :20] = 0
+    coefficient = fit_logistic(x, label, weight, l2, 3)
+    for p, rows in enumerate((slice(None), slice(20, None))):
+        oracle = LogisticRegression(C=1 / (l2 * weight[p].sum().item()), tol=1e-9, max_iter=10000)
+        oracle.fit(x[rows].numpy(), label[p, rows].numpy())
+        found = log_probabilities(x, coefficient)[p].exp().numpy()
+        assert found == pytest.approx(oracle.predict_proba(x.numpy()), abs=1e-3)
+
+
+def test_more_features_than_examples_than_in_scikit_learn():
+    x = torch.randn(12, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    label = torch.arange(12) % 3
+    coefficient = fit_logistic(x, label[None], torch.ones(1, 12, dtype=torch.float64), 0.1, 3)
+    oracle = LogisticRegression(C=1 / 1.2, tol=1e-9, max_iter=10000).fit(x.numpy(), label.numpy())
+    new = torch.randn(9, 30, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert log_probabilities(new, coefficient)[0].exp().numpy() == pytest.approx(
+        oracle.predict_proba(new.numpy()), abs=5e-3
+    )
+
+
+def test_cross_validation_chooses_strength_by_what_is_held_out():
+    x, label = random_problem()
+    assert choose_l2(x, label[0], 3, keyed_generator(0)) < 1  # a clear rule
+    assert choose_l2(x, label[1], 3, keyed_generator(0)) >= 1  # labels drawn at random
+
+
+def test_standardised_uses_the_first_and_drops_constants():
+    train, other = torch.randn(50, 3) * 5 + 2, torch.randn(9, 3)
+    train[:, 1] = 7.0
+    a, b = standardised(train, other)
+    assert torch.allclose(a.mean(0), torch.zeros(3, dtype=torch.float64), atol=1e-9)
+    assert a.std(0, correction=0).tolist() == pytest.approx([1, 0, 1])
+    assert torch.allclose(b[:, 0], (other[:, 0] - train[:, 0].mean()).double() / train[:, 0].std(correction=0).double())
+    assert (b[:, 1] == 0).all()
+
+
+CLASSES, N = 5, 200
+
+
+def labels():
+    return torch.randint(CLASSES, (N,), generator=torch.Generator().manual_seed(3))
+
+
+def probe(x, count=20):
+    generator = keyed_generator(1)
+    order = torch.randperm(N, generator=generator)
+    return label_probe(x, permuted(labels(), count, generator), order, CLASSES, generator)
+
+
+def test_planted_labels_are_found():
+    noise = 0.1 * torch.randn(N, 16, generator=torch.Generator().manual_seed(4))
+    found = probe(torch.eye(16)[labels()] + noise)
+    assert found["accuracy"] == 1.0
+    assert found["n"] == N
+    assert found["p_value"] == pytest.approx(1 / 21)
+    # permuted labels are at chance: 20 means over 200 examples; four standard errors, with dependence doubled
+    assert found["permuted_mean"] == pytest.approx(1 / CLASSES, abs=8 * math.sqrt(0.16 / N / 20))
+    assert found["excess_over_permuted"] == pytest.approx(1 - found["permuted_mean"])
+
+
+def test_features_without_the_labels_are_at_chance():
+    found = probe(torch.randn(N, 16, generator=torch.Generator().manual_seed(5)))
+    assert found["accuracy"] == pytest.approx(1 / CLASSES, abs=4 * math.sqrt(0.16 / N))  # four standard errors
+    assert found["p_value"] > 0.05
+
+
+def test_every_example_is_tested_by_a_probe_that_did_not_see_it():
+    x = torch.eye(N)  # a feature for each example: what is seen is learned, and tells nothing of the rest
+    label = torch.arange(N) % CLASSES
+    found = label_probe(x, permuted(label, 2, keyed_generator(0)), torch.arange(N), CLASSES, keyed_generator(0))
+    assert found["accuracy"] <= 0.3
+
+
+def test_permuted_keeps_the_counts():
+    found = permuted(labels(), 3, keyed_generator(0))
+    assert torch.equal(found[0], labels())
+    assert all(torch.equal(row.sort().values, labels().sort().values) for row in found)
+    assert len({tuple(row.tolist()) for row in found}) == 4
+
+
+def test_excess_over_retrain_by_hand():
+    rows = [
+        {"probe": "given", "place": "blocks.0", "accuracy": 0.5},
+        {"probe": "given", "place": "head", "accuracy": 0.75},
+    ]
+    retrain = [{"probe": "given", "place": "head", "accuracy": 0.25}, {"probe": "head", "place": "head"}]
+    found = excess_over_retrain([*rows, {"probe": "head", "place": "head"}], retrain)
+    assert [row["place"] for row in found] == ["blocks.0", "head"]
+    assert math.isnan(found[0]["excess_over_retrain"])
+    assert found[1]["excess_over_retrain"] == 0.5
+
+
+@pytest.fixture(scope="module")
+def data():
+    return MemorisationData(Digits(), Symmetric())
+
+
+@pytest.mark.parametrize("name", ["token", "avg"])
+def test_features_are_pooled_as_the_classifier_reads_them(name, data):
+    model = vit(name, 10, torch.float32).eval()
+    examples = data.validation_examples.subset(torch.arange(7))
+    found = features_of(model, data, examples)
+    assert list(found) == ["blocks.0", "blocks.1", HEAD]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with torch.no_grad():
+        image = next(iter(data.loader(examples))).image
+        assert torch.allclose(model.head(found[HEAD]), model(image), atol=1e-5)
+        tokens = model.forward_intermediates(
+            image, return_prefix_tokens=True, intermediates_only=True, output_fmt="NLC"
+        )
+    for i, (patches, prefix) in enumerate(tokens):
+        wanted = prefix[:, 0] if name == "token" else patches.mean(1)
+        assert torch.allclose(found[f"blocks.{i}"], wanted, atol=1e-5)
+
+
+def test_a_new_head_reads_what_the_features_hold():
+    true = torch.arange(90) % 3
+    given = torch.where(torch.arange(90) < 30, (true + 1) % 3, true)
+    image = torch.zeros(90, 1, 2, 2)
+    examples = Examples(image, given, true, torch.arange(90))
+    noisy, clean = examples.subset(examples.is_noisy), examples.subset(~examples.is_noisy)
+    for says in ("given", "true"):
+        features = [torch.eye(3)[getattr(part, f"{says}_label")] for part in (clean, noisy, clean)]
+        found = new_head(features, clean, noisy, clean, 3, keyed_generator(0))
+        assert found["memorized_accuracy"] == (says == "given")
+        assert found["ground_truth_accuracy"] == (says == "true")
+        assert found["clean_train_accuracy"] == found["validation_accuracy"] == 1.0
+
+
+def test_other_tasks_by_hand():
+    image = torch.arange(4.0).view(1, 1, 2, 2).repeat(40, 1, 1, 1)
+    clean = Examples(image, torch.arange(40) % 5, torch.arange(40) % 5, torch.arange(40))
+    turned = other_task(clean, "rotation", 5, keyed_generator(0))
+    assert set(turned.true_label.tolist()) == {0, 1, 2, 3}
+    for k in range(40):
+        assert np.array_equal(turned.image[k, 0].numpy(), np.rot90(image[k, 0].numpy(), int(turned.true_label[k])))
+    assert torch.equal(image[0], image[39])  # the original is left alone
+    shifted = other_task(clean, "labels", 5, keyed_generator(0))
+    assert len(set(((shifted.given_label - clean.true_label) % 5).tolist())) == 1
+    assert (shifted.given_label != clean.true_label).all()
+    with pytest.raises(ValueError, match="2 x 1 pixels and 5 outputs: use task labels"):
+        other_task(Examples(image[..., :1], clean.given_label, clean.true_label, clean.index), "rotation", 5, None)
+
+
+@pytest.mark.parametrize("attack", [Probes(permutations=2, examples=60), Imprint(permutations=2, examples=60, steps=3)])
+def test_the_model_is_left_alone_and_the_same_seed_gives_the_same_rows(attack, data, tmp_path):
+    model = vit("token", 10, torch.float32).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    given = AttackData(data, "base", {}.get, tmp_path)
+    first, second = (attack.apply(model, given, keyed_generator(0)) for _ in range(2))
+    assert first.rows == second.rows
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    more = ["task", "old_head"] if isinstance(attack, Imprint) else []
+    assert [row["probe"] for row in first.rows] == ["given", "given", "given", "head", *more]
+    assert first.report["undefined"] == {}
+
+
+def test_without_noisy_examples_the_reason_is_told(tmp_path):
+    data = MemorisationData(Digits(), Symmetric(rate=0.0))
+    attack = Probes(permutations=1, examples=60)
+    found = attack.apply(
+        vit("token", 10, torch.float32), AttackData(data, "base", {}.get, tmp_path), keyed_generator(0)
+    )
+    assert found.report["undefined"] == {"given": "needs at least 4 noisy examples; there are 0"}
+    (row,) = found.rows
+    assert math.isnan(row["memorized_accuracy"])
+    assert row["validation_accuracy"] > 0
+
+
+def test_options_and_registry():
+    assert (attacks()["probes"], attacks()["imprint"]) == (Probes, Imprint)
+    for made, options, message in (
+        (Probes, {"permutations": 0}, "permutations is 0"),
+        (Imprint, {"task": "jigsaw"}, "task is 'jigsaw'; choose rotation or labels"),
+        (Imprint, {"weight_decay": -1.0}, "weight_decay is -1.0"),
+        (Imprint, {"examples": 0}, "examples is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made(**options)

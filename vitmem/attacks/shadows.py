@@ -1,0 +1,223 @@
+"""Shadow models: the run's recipe on random halves of a pool of labelled images, and their confidence in every pair.
+
+The pool holds every training pair (image, given label) and, since no training image can be a non-member, about as many
+validation images with wrong labels as there are noisy examples. A shadow model is trained by ``vitmem.training.fit``
+with the run's own options, so it differs from the run's model in its examples alone: half as many, and a larger share
+of them wrong. Shadow models 2k and 2k + 1 see complementary halves. What is kept of one is a file of confidences.
+
+Legend: P pairs of the pool (training examples first), Z further pairs that no model sees, Q = P + Z, K classes.
+"""
+
+import io
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datamodules.batch import Examples, InMemoryLoader, keyed_generator, keyed_seed
+from datamodules.module import MemorisationData
+from datamodules.noise import NOISES, Noise
+from vitmem import models
+from vitmem.config import RunConfig, read_yaml
+from vitmem.runs import digest, write_atomically
+from vitmem.training import fit
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The labelled images that membership inference asks about.
+
+    Args:
+        train: all training examples with their given labels.
+        candidates: validation images with wrong labels, non-members of the run's model; shadow models may see them.
+        population: further such images, which no model sees.
+    """
+
+    train: Examples
+    candidates: Examples
+    population: Examples
+
+    @property
+    def pool_size(self) -> int:
+        """P."""
+        return len(self.train) + len(self.candidates)
+
+    def chosen(self, kept_P: Tensor) -> Examples:
+        """Return the pairs of the pool that a mask chooses."""
+        parts = [self.train.subset(kept_P[: len(self.train)]), self.candidates.subset(kept_P[len(self.train) :])]
+        fields = (torch.cat([getattr(part, name) for part in parts]) for name in Examples.__dataclass_fields__)
+        return Examples(*fields)
+
+
+def make_pairs(data: MemorisationData) -> Pairs:
+    """Return the pairs of a run; which validation images are candidates depends on the noise seed alone."""
+    wrong = wrong_validation(data)
+    wrong = wrong.subset(torch.randperm(len(wrong), generator=keyed_generator(data.manifest.seed, 21)))
+    count = min(int(data.manifest.is_noisy.sum()), len(wrong) // 2)
+    return Pairs(data.train_examples, wrong.subset(slice(0, count)), wrong.subset(slice(count, None)))
+
+
+def wrong_validation(data: MemorisationData) -> Examples:
+    """Return the validation images with labels that the run's noise makes wrong; those that stay right are left out.
+
+    Kinds that draw labels from the true ones do so again. For labels that came from a file or from the pixels, the
+    given labels of noisy training examples of the same class are drawn instead.
+    """
+    examples, manifest = data.validation_examples, data.manifest
+    rng, true = np.random.RandomState([manifest.seed, 2]), examples.true_label.numpy()
+    kind = NOISES.get(manifest.kind, Noise)
+    if kind.corrupt is not Noise.corrupt:
+        given = kind(seed=manifest.seed).corrupt(true, data.data, rng)
+    else:
+        given = true.copy()
+        for label in np.unique(manifest.true_label[manifest.is_noisy]):
+            rows = true == label
+            seen = manifest.given_label[manifest.is_noisy & (manifest.true_label == label)]
+            given[rows] = seen[rng.randint(0, len(seen), size=rows.sum())]
+    given = torch.from_numpy(np.asarray(given, np.int64))
+    return Examples(examples.image, given, examples.true_label, examples.index).subset(given != examples.true_label)
+
+
+@torch.no_grad()
+def confidences(model: nn.Module, data: MemorisationData, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a model in eval mode says of pairs: phi = log p - log(1 - p) of the given label, and if it is first.
+
+    Args:
+        model: the classifier.
+        data: knows the normalisation.
+        examples: the pairs, in whose order the answer is.
+    """
+    device = next(model.parameters()).device
+    phi, correct = [np.empty(0)], [np.empty(0, bool)]
+    for batch in data.loader(examples):
+        logit_BK, label_B1 = model(batch.image.to(device)).double().cpu(), batch.given_label[:, None]
+        others_BK = logit_BK.scatter(1, label_B1, -torch.inf)
+        phi.append((logit_BK.gather(1, label_B1)[:, 0] - others_BK.logsumexp(1)).numpy())
+        correct.append((logit_BK.argmax(1) == batch.given_label).numpy())
+    return np.concatenate(phi), np.concatenate(correct)
+
+
+@dataclass(frozen=True, eq=False)
+class Shadow:
+    """What is kept of one shadow model.
+
+    Args:
+        kept: P, bool, it was trained on the pair.
+        phi: Q, float32, its confidence in every pair.
+        correct: Q, bool, it says the pair's label.
+    """
+
+    kept: np.ndarray
+    phi: np.ndarray
+    correct: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write the arrays as NPZ."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **asdict(self))
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "Shadow":
+        """Read the arrays; nothing in them can run code."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+
+
+def recipe(folder: Path) -> RunConfig:
+    """Return the configuration of the run that a folder belongs to: the ``config.yaml`` in it or above it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    above = (folder.resolve(), *folder.resolve().parents)
+    found = next((path for path in above if (path / "config.yaml").is_file()), None)
+    if found is None:
+        raise ValueError(f"no config.yaml lies above {folder}, so shadow models have no recipe; set shadows to 0")
+    return RunConfig.from_dict(read_yaml(found / "config.yaml"))
+
+
+class ShadowCache:
+    """The shadow models of a run: files that all attacks on it share, each made once.
+
+    Args:
+        data: the data module of the run.
+        pairs: from ``make_pairs``.
+        config: of the run.
+        folder: where the files go.
+        seed: of the run.
+    """
+
+    def __init__(self, data: MemorisationData, pairs: Pairs, config: RunConfig, folder: Path, seed: int):
+        self.data, self.pairs, self.config, self.seed = data, pairs, config, seed
+        settings = {name: asdict(getattr(config, name)) for name in ("model", "train", "trainer")}
+        labels = data.manifest.header()["sha256"]
+        key = digest({**settings, "labels": labels, "data": data.data.fingerprint, "seed": seed})
+        self.folder = folder / f"shadows-{key[:16]}"
+
+    def get(self, count: int) -> list[Shadow]:
+        """Return the first ``count`` shadow models, training those that are missing; 0 returns all that are there.
+
+        Raises:
+            Interrupted: Ctrl-C; the next call goes on from there.
+            TrainingDiverged: the loss of one is not finite.
+        """
+        for number in range(count):
+            if not self.path(number).exists():
+                print(f"{self.folder.name}: training shadow model {number + 1} of {count}", flush=True)
+                self._train(number)
+        there = sorted(self.folder.glob("shadow*.npz"))
+        return [Shadow.load(path) for path in (there[:count] if count else there)]
+
+    def path(self, number: int) -> Path:
+        """Return the file of one shadow model."""
+        return self.folder / f"shadow{number:04d}.npz"
+
+    def kept(self, number: int) -> Tensor:
+        """Return P, bool: the half of the pool that a shadow model sees."""
+        size = self.pairs.pool_size
+        kept_P = torch.zeros(size, dtype=torch.bool)
+        kept_P[torch.randperm(size, generator=keyed_generator(self.seed, 22, number // 2))[: size // 2]] = True
+        return kept_P if number % 2 == 0 else ~kept_P
+
+    def _train(self, number: int) -> None:
+        data, config, kept_P = self.data, self.config, self.kept(number)
+        seed = keyed_seed(self.seed, 23, number)
+        model = models.create(config.model.timm_arguments(data.data.image_shape, data.data.num_classes), seed=seed)
+        work = self.path(number).with_suffix(".work")  # checkpoints, until the model is finished
+        work.mkdir(parents=True, exist_ok=True)
+        once = replace(config.train, eval_every=config.train.epochs)
+        fit(model, ShadowData(data, self.pairs.chosen(kept_P), seed), once, config.trainer, seed=seed, folder=work)
+        model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        parts = (self.pairs.train, self.pairs.candidates, self.pairs.population)
+        phi_Q, correct_Q = (np.concatenate(a) for a in zip(*(confidences(model, data, p) for p in parts), strict=True))
+        Shadow(kept_P.numpy(), phi_Q.astype(np.float32), correct_Q).save(self.path(number))
+        shutil.rmtree(work)
+
+
+class ShadowData(L.LightningDataModule):
+    """Serves the examples of one shadow model as the run's data module serves its own.
+
+    Args:
+        data: the data module of the run.
+        examples: what the shadow model sees.
+        seed: key of the shuffling.
+    """
+
+    def __init__(self, data: MemorisationData, examples: Examples, seed: int):
+        super().__init__()
+        self.run, self.data, self.examples, self.seed = data, data.data, examples, seed
+
+    def train_dataloader(self) -> InMemoryLoader:
+        """Return the shuffled training batches; noisy examples occur as often as in the run."""
+        times = torch.where(self.examples.is_noisy, self.run.repeats, 1)
+        examples = self.examples.subset(torch.arange(len(self.examples)).repeat_interleave(times))
+        return self.run.loader(examples, self.run.batch_size, shuffle=True, seed=self.seed)
+
+    def val_dataloader(self) -> list[InMemoryLoader]:
+        """Return the shadow model's own examples; validation images may be among them."""
+        return [self.run.loader(self.examples)]

@@ -1,10 +1,10 @@
 """The three stages of a run folder: train, edit, eval. Each is skipped when its inputs have not changed."""
 
-import copy
 import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +19,14 @@ from datamodules.batch import keyed_generator
 from datamodules.module import MemorisationData
 from datamodules.noise import NoiseManifest
 from vitmem import models
-from vitmem.config import RunConfig
+from vitmem.attacks import Attack, AttackData
+from vitmem.config import RunConfig, read_edit
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.distributed import is_main
-from vitmem.editing import Edit, EditData
+from vitmem.editing import Edit, EditData, EditResult
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
+from vitmem.models import with_weights
 from vitmem.runs import (
     RunFolder,
     check_name,
@@ -77,13 +79,6 @@ def load_model(folder: Path) -> nn.Module:
         message = " ".join(str(error).split())
         raise ValueError(f"{folder / 'model.safetensors'} cannot be loaded: {message[:300]}") from error
     return model.eval()
-
-
-def with_weights(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """Return a twin of a model that holds other weights; tensors are shared, not copied."""
-    twin = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
-    twin.load_state_dict(state, assign=True)
-    return twin
 
 
 def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun":
@@ -173,12 +168,14 @@ class TrainedRun:
         known_data: its data module, if it is at hand.
         verbose: tell the cost of curvature layer by layer, not only in total.
         latest: the last edit's id and weights, so that they can be evaluated without a file.
+        beside: runs of the other models that attacks were compared with, opened so far.
     """
 
     path: Path
     known_data: MemorisationData | None = None
     verbose: bool = False
     latest: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
+    beside: dict[Path, "TrainedRun"] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path | str, verbose: bool = False) -> "TrainedRun":
@@ -307,6 +304,37 @@ class TrainedRun:
     def _evaluation_inputs(self, weights: str) -> str:
         return digest({"weights": weights, "noise": self.noise_sha256, "data": self.data.data.fingerprint})
 
+    def _weights(self, edit_id: str) -> str:
+        """Return what tells the weights of the base model or an edit from all others."""
+        if edit_id == BASE:
+            return self.weights_sha256
+        content = read_edit_json(self.path / "edits" / edit_id)
+        return content["weights_sha256"] or content["inputs"]
+
+    def has_weights(self, edit_id: str) -> bool:
+        """Tell whether the weights of the base model or an edit are at hand."""
+        stored = self.path / "edits" / edit_id / "model.safetensors"
+        return edit_id == BASE or edit_id in self.latest or stored.is_file()
+
+    def model_of(self, edit_id: str = BASE) -> nn.Module:
+        """Return the base model or an edited one, in eval mode, on the run's device.
+
+        Raises:
+            ValueError: there is no such edit, or its weights were not stored.
+        """
+        if edit_id == BASE:
+            return self.model
+        if edit_id in self.latest:
+            return with_weights(self.model, self.latest[edit_id]).to(self.device)
+        folder = self.path / "edits" / edit_id
+        name = read_edit_json(folder)["name"]
+        if not self.has_weights(edit_id):
+            raise ValueError(
+                f"{folder} holds no weights (save_weights was false); make them with "
+                f"`vitmem edit {name} {self.path} --id {edit_id} --force` and the options in edit.json"
+            )
+        return load_model(folder).to(self.device)
+
     @cached_property
     def noise_sha256(self) -> str:
         """SHA-256 of the manifest's table."""
@@ -322,23 +350,12 @@ class TrainedRun:
         Returns:
             What ``metrics.json`` holds.
         """
-        folder = self.path / "edits" / edit_id
-        if edit_id == BASE:
-            weights = self.weights_sha256
-        else:
-            content = read_edit_json(folder)
-            weights = content["weights_sha256"] or content["inputs"]
+        weights = self._weights(edit_id)
         known = self._measured(edit_id, weights)
         if known and not force:
             return known
-        if edit_id == BASE:
-            model = self.model
-        elif edit_id in self.latest:
-            model = with_weights(self.model, self.latest[edit_id])
-        else:
-            model = load_model(folder)
         loaders = dict(zip((TRAIN, VALIDATION), self.data.val_dataloader(), strict=True))
-        table = predict(model.to(self.device), loaders, self.device)
+        table = predict(self.model_of(edit_id), loaders, self.device)
         folder = self.path / "evals" / edit_id
         found = {name: dataclasses.asdict(metric) for name, metric in metrics.compute(table).items()}
         folder.mkdir(parents=True, exist_ok=True)
@@ -351,6 +368,117 @@ class TrainedRun:
         }
         write_atomically(folder / "metrics.json", to_json(content))
         return json.loads(to_json(content))
+
+    def attack(self, attack: Attack, name: str, attack_id: str, edit_id: str = BASE, *, force: bool = False) -> dict:
+        """Attack the base model or an edit and store what was measured; do nothing if that was done.
+
+        Args:
+            attack: the options.
+            name: registered name.
+            attack_id: name of the result.
+            edit_id: which weights; ``base`` for this run's own model.
+            force: do it again even so.
+
+        Returns:
+            What ``evals/<edit_id>/attacks/<attack_id>.json`` holds.
+        """
+        options = json.loads(to_json(dataclasses.asdict(attack)))
+        if self.is_attacked(attack, name, attack_id, edit_id) and not force:
+            return self.attack_result(attack_id, edit_id)
+        model, asked = self.model_of(edit_id), {}
+
+        def reference(of: str) -> nn.Module | None:
+            run, its_id = self._run_of(of)
+            asked[of] = run._weights(its_id) if run else None
+            return run.model_of(its_id) if run else None
+
+        start = time.perf_counter()
+        subject = self.config.train_on if edit_id == BASE and self.config.train_on != "noisy" else edit_id
+        base = self._run_of(BASE)[0] or self
+        data = AttackData(
+            self.data, subject, reference, base.path / "attacks", self.config.seed, self._repeated(edit_id)
+        )
+        result = attack.apply(model, data, keyed_generator(self.config.seed, 6))
+        content = {
+            "id": subject,
+            "attack": attack_id,
+            "name": name,
+            "options": options,
+            "settings": list(attack.settings),
+            "inputs": self._attack_inputs(edit_id, name, options),
+            "references": asked,
+            "rows": result.rows,
+            "report": result.report,
+            "seconds": round(time.perf_counter() - start, 3),
+            "provenance": provenance(),
+        }
+        path = self._attack_file(attack_id, edit_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, to_json(content))
+        return json.loads(to_json(content))
+
+    def is_attacked(self, attack: Attack, name: str, attack_id: str, edit_id: str = BASE) -> bool:
+        """Tell whether the result of an attack with these options is stored and still holds."""
+        known = self.attack_result(attack_id, edit_id)
+        options = json.loads(to_json(dataclasses.asdict(attack)))
+        return known is not None and (known["name"], known["options"]) == (name, options)
+
+    def attack_result(self, attack_id: str, edit_id: str = BASE) -> dict | None:
+        """Return the stored result of an attack, unless what it was measured on has changed since."""
+        keys = ("id", "attack", "name", "options", "settings", "inputs", "references", "rows", "report", "seconds")
+        known = read_json(self._attack_file(attack_id, edit_id), keys)
+        if known is None or known["inputs"] != self._attack_inputs(edit_id, known["name"], known["options"]):
+            return None
+        for of, weights in known["references"].items():
+            run, its_id = self._run_of(of)
+            if weights != (run._weights(its_id) if run else None):
+                return None
+        return known
+
+    def attack_results(self, edit_id: str = BASE) -> list[dict]:
+        """Return all stored results of attacks on the base model or an edit that still hold."""
+        names = sorted(path.stem for path in self._attack_file("*", edit_id).parent.glob("*.json"))
+        return [known for name in names if (known := self.attack_result(name, edit_id))]
+
+    def _attack_file(self, attack_id: str, edit_id: str) -> Path:
+        return self.path / "evals" / edit_id / "attacks" / f"{attack_id}.json"
+
+    def _attack_inputs(self, edit_id: str, name: str, options: dict) -> str:
+        measured = self._evaluation_inputs(self._weights(edit_id))
+        return digest({"measured": measured, "name": name, "options": options, "seed": self.config.seed})
+
+    def _run_of(self, of: str) -> tuple["TrainedRun | None", str]:
+        """Return the run that holds a model, by its id, and the model's id there; None if there is no such run.
+
+        ``clean`` and ``retrain`` lie beside the base run, in folders named after it.
+        """
+        own = "" if self.config.train_on == "noisy" else f"-{self.config.train_on}"
+        path = self.path.resolve()
+        its_id = BASE if of in (BASE, "clean", "retrain") else of
+        if not path.name.endswith(own):  # a reference model in a folder of another name: its base is not known
+            return None, its_id
+        root = path.name.removesuffix(own)
+        beside = path.with_name(f"{root}-{of}" if of in ("clean", "retrain") else root)
+        if beside == path:
+            return self, its_id
+        return (self._opened(beside) if RunFolder(beside).is_trained else None), its_id
+
+    def _opened(self, path: Path) -> "TrainedRun":
+        if path not in self.beside:
+            self.beside[path] = TrainedRun.open(path)
+        return self.beside[path]
+
+    def _repeated(self, edit_id: str) -> Callable[[nn.Module], EditResult] | None:
+        """Return the edit of that id as a function of a model; its curvature is not kept."""
+        if edit_id == BASE:
+            return None
+        content = read_edit_json(self.path / "edits" / edit_id)
+        edit = read_edit(content["name"], content["options"])
+
+        def again(model: nn.Module) -> EditResult:
+            return edit.apply(model, EditData(self.data, edit.sees), keyed_generator(self.config.seed, 5))
+
+        return again
 
 
 def read_edit_json(folder: Path) -> dict:

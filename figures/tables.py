@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 TEXT = ("experiment", "id", "edit", "option")  # columns of results.csv that are no numbers
+ATTACK_TEXT = ("experiment", "id", "attack", "arm", "group", "head", "view", "kind", "metric", "reason")
 NUMBER = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
 
 
@@ -44,6 +45,11 @@ def read_csv(path: Path, text: Collection[str] = ()) -> list[dict]:
 def read_results(path: Path) -> list[dict]:
     """Return the rows of a ``results.csv``."""
     return read_csv(path, TEXT)
+
+
+def read_attacks(path: Path) -> list[dict]:
+    """Return the rows of an ``attacks.csv``; settings of other attacks are empty."""
+    return read_csv(path, ATTACK_TEXT)
 
 
 def families(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:

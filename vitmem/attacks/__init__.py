@@ -1,8 +1,8 @@
 """The contract of an attack, what an attack may use, and the registry.
 
 An attack asks one model whether what was removed can be brought back. It is a frozen dataclass of options with
-``apply(model, data, generator) -> AttackResult``; what it measures on ``base`` and ``retrain`` normalises the rest, when
-results are read (``vitmem.evaluation.recovery``). To add one, write a file with such a class and one line in
+``apply(model, data, generator) -> AttackResult``; what it measures on ``base`` and ``retrain`` normalises the rest,
+when results are read (``vitmem.evaluation.recovery``). To add one, write a file with such a class and one line in
 ``attacks()`` below; another package registers it in the entry-point group ``vitmem.attacks``.
 """
 

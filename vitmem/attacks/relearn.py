@@ -76,10 +76,11 @@ class Relearn(Attack):
             )
             for lr in self.lrs:
                 for step, student in fine_tuned(model, training, lr, marks(self.steps)):
-                    if student is None:
+                    found = score(student, loaders)
+                    if not math.isfinite(found.get("given_cross_entropy", 0.0)):
                         diverged.append(f"{arm}, lr {lr:g}, by step {step}")
-                    else:
-                        rows.append({"arm": arm, "lr": lr, "step": step, **score(student, loaders)})
+                        break
+                    rows.append({"arm": arm, "lr": lr, "step": step, **found})
         report = {
             "seconds": round(time.perf_counter() - start, 3),
             "shown": shown.index.tolist(),
@@ -137,11 +138,8 @@ def marks(steps: int) -> list[int]:
 
 def fine_tuned(
     model: nn.Module, training: InMemoryLoader, lr: float, steps: list[int]
-) -> Iterator[tuple[int, nn.Module | None]]:
-    """Yield a fine-tuned copy of a model at each of the given steps; None, and an end, when it diverges.
-
-    The copy that is yielded goes on changing afterwards.
-    """
+) -> Iterator[tuple[int, nn.Module]]:
+    """Yield a copy of a model at each of the given steps of fine-tuning; afterwards it goes on changing."""
     student = copy.deepcopy(model).requires_grad_(True)
     device = next(student.parameters()).device
     optimiser = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0)
@@ -154,9 +152,6 @@ def fine_tuned(
             loss.backward()
             optimiser.step()
             done += 1
-        if not all(bool(p.isfinite().all()) for p in student.parameters()):
-            yield mark, None
-            return
         yield mark, student
 
 

@@ -3,14 +3,16 @@
 Legend: B images of a batch, C channels, H x W pixels.
 """
 
+import io
 import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 from torchvision.transforms.v2 import functional as T
 
 from vitmem.attacks import Attack, AttackData, AttackResult
@@ -145,8 +147,15 @@ def _brightened(factor: float) -> View:
 
 def _compressed(quality: int) -> View:
     def compress(x_BCHW: Tensor, _: torch.Generator) -> Tensor:
-        pixels = (x_BCHW * 255).round().to(torch.uint8)
-        decoded = [decode_jpeg(encode_jpeg(image, quality), ImageReadMode.UNCHANGED) for image in pixels]
-        return torch.stack(decoded).float() / 255
+        pixels_BHWC = (x_BCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        decoded = np.stack([_jpeg(image.squeeze(-1).numpy(), quality) for image in pixels_BHWC])
+        return torch.from_numpy(decoded).view(pixels_BHWC.shape).permute(0, 3, 1, 2).float() / 255
 
     return compress
+
+
+def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Return an image, H W or H W 3 in uint8, as JPEG leaves it."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))

@@ -252,7 +252,8 @@ def terminal_table(cards: Sequence[Mapping]) -> str:
     lines.append(
         "1 is best; + is the most memory that an attack brought back (share of base's, 0 is best); - not measured"
     )
-    lines += [f"{card['id']}: {card['reason']}" for card in cards if card["criterion"] == "durable"]
+    verdicts = {card["id"]: card["reason"] for card in cards if card["criterion"] == "durable"}
+    lines += [f"{name}: {reason}" for name, reason in verdicts.items() if name not in (BASE, RETRAIN, "clean")]
     return "\n".join(line.rstrip() for line in lines)
 
 

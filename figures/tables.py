@@ -10,6 +10,22 @@ from typing import NamedTuple
 import numpy as np
 
 TEXT = ("experiment", "id", "edit", "option", "status", "track", "point")  # columns of results.csv that are no numbers
+ATTACK_TEXT = (
+    "experiment",
+    "id",
+    "attack",
+    "arm",
+    "group",
+    "head",
+    "view",
+    "kind",
+    "score",
+    "path",
+    "probe",
+    "place",
+    "metric",
+    "reason",
+)
 NUMBER = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
 
 
@@ -49,6 +65,11 @@ def read_results(path: Path) -> list[dict]:
 def usable(row: dict) -> bool:
     """Tell whether an edit neither diverged nor left a model at chance."""
     return row.get("status") in (None, "", "ok")
+
+
+def read_attacks(path: Path) -> list[dict]:
+    """Return the rows of an ``attacks.csv``; settings of other attacks are empty."""
+    return read_csv(path, ATTACK_TEXT)
 
 
 def families(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:

@@ -13,7 +13,7 @@ USAGE = """usage: vitmem VERB ...
 
   train                    train a model on data with injected wrong labels
   edit NAME RUN            edit the weights of a trained model, for example: edit kfac runs/digits/seed0 --rho 0.8
-  eval RUN                 measure a trained model and its edits, and print the table
+  eval RUN                 measure a trained model and its edits, attack them (--attacks), and print the tables
   run EXPERIMENT.yaml      all stages of an experiment file, over its seeds
   list                     data sets, noise kinds, models, edits, attacks and metrics
 
@@ -155,15 +155,35 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--edits", type=str | None, default=None, help="ids of the edits, comma-separated; default: all"
     )
+    parser.add_argument(
+        "--attacks",
+        type=list | str | None,
+        default=None,
+        help="names, comma-separated, or a YAML list such as '[quantize, {name: relearn, steps: 500}]'; `vitmem list`",
+    )
     parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; what an edit knew counts for its own row")
-    parser.add_argument("--force", action="store_true", help="measure again")
+    parser.add_argument("--config", action=config.ActionConfigFile, help="YAML file with any of these options")
+    parser.add_argument("--force", action="store_true", help="measure, and attack, again")
     values = parser.read(arguments)
     check_share(values.known)
+    attacks = experiment.plan_attacks(_items(values.attacks))
     run = stages.TrainedRun.open(values.run, known=values.known)
     ids = None if values.edits is None else [name for name in values.edits.split(",") if name]
     rows = experiment.evaluate_folder(run, ids, force=values.force)
     write_atomically(run.path / "evals" / "results.csv", to_csv(rows))
     print(terminal_table(rows))
+    if attacks:
+        results = experiment.attack_folder(run, attacks, ids, force=values.force)
+        print("\n" + experiment.write_attacks(run.path / "evals", results, rows))
+        print(f"\nattacks: {run.path / 'evals' / 'attacks.csv'}")
+
+
+def _items(value: list | str | None) -> list:
+    """Return a list of names and mappings from what an option may be: it, names separated by commas, or nothing."""
+    items = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value or []
+    if wrong := [item for item in items if not isinstance(item, (str, dict))]:
+        raise ValueError(f"attacks: {wrong[0]!r} is neither a name nor a mapping with a name and options")
+    return items
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -184,6 +204,8 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=str | int | list[int], default="0", help="comma-separated, such as 0,1,2")
     parser.add_argument("--references", type=list[str], default=list(experiment.REFERENCES), help="clean, retrain")
     parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
+    parser.add_argument("--attacks", type=list | str | None, default=[], help="each a name, or one with options")
+    parser.add_argument("--attacked", type=list[str], default=["*"], help="ids of the edits to attack, with * and ?")
     parser.add_argument("--save_weights", type=bool, default=True, help="store the weights of every edit")
     parser.add_argument("--known", type=float, default=0.5, help=KNOWN)
     parser.add_argument(
@@ -206,6 +228,8 @@ def run(arguments: Sequence[str]) -> None:
         known=values.known,
         tune=values.tune,
         tuner=values.tuner,
+        attacks=experiment.plan_attacks(_items(values.attacks)),
+        attacked=tuple(values.attacked),
     )
     rows = experiment.run(plan, Path(values.out), force=values.force)
     print("\n" + terminal_table(rows))
@@ -237,10 +261,12 @@ def list_registered(arguments: Sequence[str]) -> None:
     from vitmem.evaluation.metrics import METRICS
     from vitmem.models import SIZES
 
-    def with_options(edit: type) -> str:
-        options = ", ".join(f"{f.name} {f.default}" for f in dataclasses.fields(edit))
+    def with_options(chosen: type) -> str:
+        options = ", ".join(f"{f.name} {_default(f)}" for f in dataclasses.fields(chosen))
         indent = " " * 6
-        return f"{config.summary(edit)}\n{textwrap.fill(options, 120, initial_indent=indent, subsequent_indent=indent)}"
+        return (
+            f"{config.summary(chosen)}\n{textwrap.fill(options, 120, initial_indent=indent, subsequent_indent=indent)}"
+        )
 
     def described(entries: dict[str, type]) -> dict[str, str]:
         return {name: config.summary(cls) for name, cls in entries.items()}
@@ -250,12 +276,16 @@ def list_registered(arguments: Sequence[str]) -> None:
         ("noise kinds", described(NOISES)),
         ("models (and most other vit_* names of timm; width, depth, heads and patch can be given)", SIZES),
         ("edits (with their options and defaults)", {n: with_options(c) for n, c in edits().items()}),
-        ("attacks", described(attacks())),
+        ("attacks (likewise)", {n: with_options(c) for n, c in attacks().items()}),
         ("metrics", METRICS),
     ):
         print(f"{title}:")
         _print_list(entries)
         print()
+
+
+def _default(option: dataclasses.Field) -> str:
+    return f"[{', '.join(map(str, option.default))}]" if isinstance(option.default, tuple) else str(option.default)
 
 
 def _print_list(entries: dict[str, str]) -> None:

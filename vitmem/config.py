@@ -20,6 +20,7 @@ from datamodules.digits import Digits
 from datamodules.module import TrainOn
 from datamodules.noise import NOISES, Noise, Symmetric
 from datamodules.registry import lookup
+from vitmem.attacks import Attack, attacks
 from vitmem.editing import Edit, edits
 from vitmem.models import ModelConfig
 from vitmem.training import TrainConfig, TrainerConfig
@@ -178,12 +179,15 @@ def edit_parser(prog: str, name: str) -> Parser:
     Raises:
         ValueError: no edit has that name.
     """
-    edit_class = lookup("edit", name, edits())
-    parser = Parser(prog=prog, description=summary(edit_class))
-    parser.add_class_arguments(edit_class)
+    return _options_parser(prog, lookup("edit", name, edits()))
+
+
+def _options_parser(prog: str, options: type) -> Parser:
+    parser = Parser(prog=prog, description=summary(options))
+    parser.add_class_arguments(options)
     described = {
         option.arg_name: option.description
-        for base in reversed(edit_class.__mro__)
+        for base in reversed(options.__mro__)
         for option in docstring_parser.parse(base.__doc__ or "").params
     }
     for action in parser._actions:  # an option that a base class describes
@@ -198,12 +202,24 @@ def read_edit(name: object, options: Mapping) -> Edit:
     Raises:
         ValueError: the name or an option is unknown, or a value out of range.
     """
-    values = vars(edit_parser("edit", name).read_object(options))
-    edit_class = edits()[name]
-    for option in dataclasses.fields(edit_class):
+    return _read_options("edit", lookup("edit", name, edits()), options)
+
+
+def read_attack(name: object, options: Mapping) -> Attack:
+    """Return an attack from its registered name and options, as read from YAML.
+
+    Raises:
+        ValueError: the name or an option is unknown, or a value out of range.
+    """
+    return _read_options("attack", lookup("attack", name, attacks()), options)
+
+
+def _read_options(prog: str, chosen: type, options: Mapping):
+    values = vars(_options_parser(prog, chosen).read_object(options))
+    for option in dataclasses.fields(chosen):
         if values[option.name] is None and option.default is not None:
             raise ValueError(f"{option.name} is null; it needs a value, such as its default {option.default}")
-    return edit_class(**values)
+    return chosen(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def summary(thing: type) -> str:

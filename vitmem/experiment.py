@@ -1,17 +1,21 @@
-"""The grid of an experiment file: seeds x (base, references, edits), resumable, into one results table."""
+"""The grid of an experiment file: seeds x (base, references, edits) x attacks, resumable, into tables."""
 
 import dataclasses
+import fnmatch
+import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vitmem.config import RunConfig, read_edit
+from vitmem.attacks import Attack
+from vitmem.config import RunConfig, read_attack, read_edit
 from vitmem.editing import Edit
 from vitmem.editing.known import check_share
+from vitmem.evaluation import recovery, scorecard
 from vitmem.evaluation.comparison import comparison_csv
 from vitmem.evaluation.predict import TRAIN, ExampleTable
 from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv, usable
@@ -42,6 +46,21 @@ class PlannedEdit:
 
 
 @dataclass(frozen=True)
+class PlannedAttack:
+    """One attack, to be made on several models.
+
+    Args:
+        attack_id: name of its results, such as ``relearn``.
+        name: registered name.
+        attack: the options.
+    """
+
+    attack_id: str
+    name: str
+    attack: Attack
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What an experiment file says.
 
@@ -55,6 +74,8 @@ class Experiment:
         known: share of the wrong labels that edits with a forget set know, in (0, 1].
         tune: trials for each edit with options to choose and each seed; 0 takes the options as they are.
         tuner: how trials are chosen: random or tpe (needs Optuna).
+        attacks: what to attack the models with.
+        attacked: glob patterns over the ids of the edits to attack; base and references always are.
     """
 
     name: str
@@ -66,6 +87,8 @@ class Experiment:
     known: float = 0.5
     tune: int = 0
     tuner: str = "random"
+    attacks: tuple[PlannedAttack, ...] = ()
+    attacked: tuple[str, ...] = ("*",)
 
     def __post_init__(self):
         check_name("name", self.name)
@@ -83,6 +106,36 @@ class Experiment:
         ids = [i for planned in self.edits for i in self.result_ids(planned)]
         if twice := sorted({i for i in ids if ids.count(i) > 1} | ({BASE, *REFERENCES} & set(ids))):
             raise ValueError(f"two rows of the experiment would be called {twice[0]!r}; give one of them an `id`")
+        for pattern in self.attacked if self.attacks and ids else ():
+            if not fnmatch.filter(ids, pattern):
+                raise ValueError(f"attacked: {pattern!r} matches no edit; there are: {', '.join(ids)}")
+
+    def is_attacked(self, edit_id: str) -> bool:
+        """Tell whether an edit is to be attacked."""
+        return bool(self.attacks) and any(fnmatch.fnmatch(edit_id, pattern) for pattern in self.attacked)
+
+
+def plan_attacks(items: Sequence[Mapping | str]) -> tuple[PlannedAttack, ...]:
+    """Return the attacks that the ``attacks`` list of an experiment file stands for.
+
+    An item is the name of an attack, or a mapping with its ``name``, options, and an ``id`` where a name occurs twice.
+
+    Raises:
+        ValueError: a name or option is unknown, a value out of range, or two attacks have one id; the item is named.
+    """
+    planned: dict[str, PlannedAttack] = {}
+    for number, item in enumerate(items):
+        options = {"name": item} if isinstance(item, str) else dict(item)
+        name, attack_id = options.pop("name", None), options.pop("id", None)
+        try:
+            attack = read_attack(name, options)
+        except ValueError as error:
+            raise ValueError(f"attacks[{number}]: {error}") from error
+        attack_id = check_name(f"attacks[{number}]: id", attack_id or name)
+        if attack_id in planned:
+            raise ValueError(f"attacks[{number}]: two attacks would be called {attack_id!r}; give one of them an `id`")
+        planned[attack_id] = PlannedAttack(attack_id, name, attack)
+    return tuple(planned.values())
 
     def result_ids(self, planned: PlannedEdit) -> list[str]:
         """Return the names of the results of an edit: one, or one for each operating point if it is tuned."""
@@ -155,6 +208,7 @@ def run(experiment: Experiment, out: Path, *, force: bool = False) -> list[dict]
     for planned in experiment.edits:  # before any work
         planned.edit.check(blank)
     rows: list[dict] = []
+    measured: list[dict] = []
     for seed in experiment.seeds:
         base = train(_with(experiment.run, seed, "noisy"), folder / f"seed{seed}", force=force)
         base = dataclasses.replace(base, known=experiment.known)
@@ -170,6 +224,11 @@ def run(experiment: Experiment, out: Path, *, force: bool = False) -> list[dict]
         write_atomically(folder / "results.csv", to_csv(rows))
         if experiment.tune:
             write_atomically(folder / "comparison.csv", comparison_csv(rows))
+        if experiment.attacks:
+            chosen = [i for edit in experiment.edits for i in experiment.result_ids(edit) if experiment.is_attacked(i)]
+            ids = {planned.attack_id for planned in experiment.attacks}
+            measured += [r for r in attack_results(base, chosen, references.values()) if r["attack"] in ids]
+            write_attacks(folder, measured, rows)
     return rows
 
 
@@ -185,13 +244,21 @@ def seed_rows(
     rows = [result_row({**identity, "id": BASE}, base.evaluate(force=force)["metrics"], None)]
     for kind, reference in references.items():
         rows.append(result_row({**identity, "id": kind}, reference.evaluate(force=force)["metrics"], None))
+    for model in (base, *references.values()):
+        attack_all(model, experiment.attacks, BASE, force)
     print(f"{base.path}: {len(experiment.edits)} edits", flush=True)
     for planned in experiment.edits:
         for name, edit, tuned in settings(experiment, planned, base, force):
-            content = base.edit(
-                edit, planned.name, name, force=force, replace=True, save=experiment.save_weights, tuned=tuned
+            made = functools.partial(
+                base.edit, edit, planned.name, name, replace=True, save=experiment.save_weights, tuned=tuned
             )
-            rows.append(edit_row(experiment.name, seed, content, base.evaluate(name, force=force)))
+            row = edit_row(experiment.name, seed, made(force=force), base.evaluate(name, force=force))
+            rows.append(row)
+            if not experiment.is_attacked(name) or not usable(row):
+                continue
+            if not base.has_weights(name) and pending(base, experiment.attacks, name):
+                made(force=True)
+            attack_all(base, experiment.attacks, name, force)
     return rows
 
 
@@ -212,6 +279,42 @@ def settings(
         tuned = {"point": point, "trials": len(trials), "tuner": experiment.tuner, **spent, "chosen": chosen}
         found.append((name, dataclasses.replace(planned.edit, **chosen["options"]), tuned))
     return found
+
+
+def pending(run: TrainedRun, attacks: Sequence[PlannedAttack], edit_id: str) -> bool:
+    """Tell whether an attack on the base model or an edit has not been made, or not with these options."""
+    return not all(run.is_attacked(planned.attack, planned.name, planned.attack_id, edit_id) for planned in attacks)
+
+
+def attack_all(run: TrainedRun, attacks: Sequence[PlannedAttack], edit_id: str = BASE, force: bool = False) -> None:
+    """Make the attacks on the base model or an edit that have not been made, and say how long each took."""
+    for planned in attacks:
+        arguments = (planned.attack, planned.name, planned.attack_id, edit_id)
+        if force or not run.is_attacked(*arguments):
+            seconds = run.attack(*arguments, force=force)["seconds"]
+            print(f"{run.path}: {planned.attack_id} on {edit_id}, {seconds:.1f} s", flush=True)
+
+
+def attack_results(base: TrainedRun, ids: Iterable[str], references: Iterable[TrainedRun]) -> list[dict]:
+    """Return the stored attacks on a run's model, the references beside it and edits, with experiment and seed."""
+    identity = {"experiment": base.path.resolve().parent.name, "seed": base.config.seed}
+    models = [(base, BASE), *((run, BASE) for run in references), *((base, i) for i in ids)]
+    return [identity | result for run, edit_id in models for result in run.attack_results(edit_id)]
+
+
+def write_attacks(folder: Path, results: Sequence[Mapping], rows: Sequence[Mapping]) -> str:
+    """Write ``attacks.csv`` and ``scorecard.csv`` and return the scorecards as text.
+
+    Args:
+        folder: where to.
+        results: as ``attack_results`` returns them.
+        rows: of the results table.
+    """
+    long = recovery.with_recovery(results)
+    write_atomically(folder / "attacks.csv", recovery.to_csv(long))
+    cards = scorecard.scorecards(rows, long)
+    write_atomically(folder / "scorecard.csv", scorecard.to_csv(cards))
+    return scorecard.terminal_table(cards)
 
 
 def edit_row(experiment: str, seed: int, content: Mapping, measured: Mapping) -> dict:
@@ -256,14 +359,44 @@ def evaluate_folder(run: TrainedRun, ids: Sequence[str] | None = None, *, force:
     chosen = run.edited() if ids is None else [i for i in ids if i != BASE]
     contents = [read_edit_json(run.path / "edits" / i) for i in chosen]
     rows = [result_row({**identity, "id": BASE}, run.evaluate(force=force)["metrics"], None)]
-    for kind in REFERENCES:
-        beside = path.with_name(f"{path.name}-{kind}")
-        if (beside / "model.safetensors").exists():
-            measured = TrainedRun.open(beside).evaluate(force=force)["metrics"]
-            rows.append(result_row({**identity, "id": kind}, measured, None))
+    for kind, reference in references_beside(run).items():
+        rows.append(result_row({**identity, "id": kind}, reference.evaluate(force=force)["metrics"], None))
     rows += [edit_row(name, seed, c, run.evaluate(c["id"], force=force)) for c in contents]
     add_recovered(rows)
     return rows
+
+
+def references_beside(run: TrainedRun) -> dict[str, TrainedRun]:
+    """Return the reference models in the folders beside a base model's."""
+    path = run.path.resolve()
+    beside = {kind: path.with_name(f"{path.name}-{kind}") for kind in REFERENCES}
+    return {kind: TrainedRun.open(p) for kind, p in beside.items() if (p / "model.safetensors").exists()}
+
+
+def attack_folder(
+    run: TrainedRun, attacks: Sequence[PlannedAttack], ids: Sequence[str] | None = None, *, force: bool = False
+) -> list[dict]:
+    """Attack a run's model, the references beside it and its edits, and return the results stored there.
+
+    Args:
+        run: the base model's run.
+        attacks: what to make; what is done is not done again.
+        ids: which edits; by default all whose weights are stored.
+        force: attack again.
+
+    Raises:
+        ValueError: the folder has no edit of that id, or not its weights.
+    """
+    chosen = run.edited() if ids is None else [i for i in ids if i != BASE]
+    references = references_beside(run).values()
+    for model in (run, *references):
+        attack_all(model, attacks, BASE, force)
+    for edit_id in chosen:
+        if ids is None and not run.has_weights(edit_id) and pending(run, attacks, edit_id):
+            print(f"{run.path}: {edit_id} is not attacked: its weights were not stored (save_weights was false)")
+        else:
+            attack_all(run, attacks, edit_id, force)
+    return attack_results(run, chosen, references)
 
 
 def best_edit(rows: Sequence[dict], seed: int) -> dict | None:

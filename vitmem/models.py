@@ -3,6 +3,7 @@
 Layer names are timm's module names, for example ``blocks.0.attn.qkv``, ``blocks.0.mlp.fc1``, ``head``.
 """
 
+import copy
 import fnmatch
 import itertools
 import re
@@ -131,6 +132,13 @@ def _check_patch(arguments: dict) -> None:
                 f"model.patch {patch} does not divide the image of {height} x {width} pixels; "
                 f"patch sizes that do: {', '.join(map(str, fits))}"
             )
+
+
+def with_weights(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Return a twin of a model that holds other weights; tensors are shared, not copied."""
+    twin = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
+    twin.load_state_dict(state, assign=True)
+    return twin
 
 
 def is_decayed(name: str, parameter: Tensor) -> bool:

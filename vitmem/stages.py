@@ -1,10 +1,10 @@
 """The three stages of a run folder: train, edit, eval. Each is skipped when its inputs have not changed."""
 
-import copy
 import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,16 @@ from datamodules.batch import keyed_generator
 from datamodules.module import MemorisationData
 from datamodules.noise import NoiseManifest
 from vitmem import models, pretrained
-from vitmem.config import RunConfig
+from vitmem.attacks import Attack, AttackData
+from vitmem.config import RunConfig, read_edit
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.distributed import is_main, on_main
-from vitmem.editing import Edit, EditData, attempt, track
+from vitmem.editing import Edit, EditData, EditResult, attempt, track
 from vitmem.editing.known import known_noisy
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
 from vitmem.keeper import StateLost
+from vitmem.models import with_weights
 from vitmem.runs import (
     RunFolder,
     check_name,
@@ -103,13 +105,6 @@ def load_model(folder: Path) -> nn.Module:
         message = " ".join(str(error).split())
         raise ValueError(f"{folder / 'model.safetensors'} cannot be loaded: {message[:300]}") from error
     return model.eval()
-
-
-def with_weights(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """Return a twin of a model that holds other weights; tensors are shared, not copied."""
-    twin = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
-    twin.load_state_dict(state, assign=True)
-    return twin
 
 
 def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun":
@@ -234,6 +229,7 @@ class TrainedRun:
         verbose: tell the cost of curvature layer by layer, not only in total.
         known: share of the wrong labels that edits with a forget set know, in (0, 1].
         latest: the last edit's id and weights, so that they can be evaluated without a file.
+        beside: runs of the other models that attacks were compared with, opened so far.
     """
 
     path: Path
@@ -241,6 +237,7 @@ class TrainedRun:
     verbose: bool = False
     known: float = 0.5
     latest: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
+    beside: dict[Path, "TrainedRun"] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path | str, verbose: bool = False, known: float = 0.5) -> "TrainedRun":
@@ -410,10 +407,41 @@ class TrainedRun:
         known = read_json(self.path / "evals" / edit_id / "metrics.json", ("inputs", "metrics", "at_chance"))
         return known if known and known["inputs"] == self._evaluation_inputs(weights, share) else None
 
-    def _evaluation_inputs(self, weights: str, share: float | None) -> str:
+    def _evaluation_inputs(self, weights: str, share: float | None = None) -> str:
         known = self.known_noisy(share).nonzero()[:, 0].tolist()
         data = {"noise": self.noise_sha256, "data": self.data.data.fingerprint, "known": known}
         return digest({"weights": weights, **data})
+
+    def _weights(self, edit_id: str) -> str:
+        """Return what tells the weights of the base model or an edit from all others."""
+        if edit_id == BASE:
+            return self.weights_sha256
+        content = read_edit_json(self.path / "edits" / edit_id)
+        return content["weights_sha256"] or content["inputs"]
+
+    def has_weights(self, edit_id: str) -> bool:
+        """Tell whether the weights of the base model or an edit are at hand."""
+        stored = self.path / "edits" / edit_id / "model.safetensors"
+        return edit_id == BASE or edit_id in self.latest or stored.is_file()
+
+    def model_of(self, edit_id: str = BASE) -> nn.Module:
+        """Return the base model or an edited one, in eval mode, on the run's device.
+
+        Raises:
+            ValueError: there is no such edit, or its weights were not stored.
+        """
+        if edit_id == BASE:
+            return self.model
+        if edit_id in self.latest:
+            return with_weights(self.model, self.latest[edit_id]).to(self.device)
+        folder = self.path / "edits" / edit_id
+        name = read_edit_json(folder)["name"]
+        if not self.has_weights(edit_id):
+            raise ValueError(
+                f"{folder} holds no weights (save_weights was false); make them with "
+                f"`vitmem edit {name} {self.path} --id {edit_id} --force` and the options in edit.json"
+            )
+        return load_model(folder).to(self.device)
 
     @cached_property
     def noise_sha256(self) -> str:
@@ -430,27 +458,18 @@ class TrainedRun:
         Returns:
             What ``metrics.json`` holds; no metrics for an edit that diverged.
         """
-        folder = self.path / "edits" / edit_id
         share = None
-        if edit_id == BASE:
-            weights = self.weights_sha256
-        else:
-            content = read_edit_json(folder)
+        if edit_id != BASE:
+            content = read_edit_json(self.path / "edits" / edit_id)
             if _diverged(content):
                 return {"id": edit_id, "metrics": {}, "at_chance": False}
-            weights = content["weights_sha256"] or content["inputs"]
             share = (content.get("known") or {}).get("share")  # what the edit knew
+        weights = self._weights(edit_id)
         measured = self._measured(edit_id, weights, share)
         if measured and not force:
             return measured
-        if edit_id == BASE:
-            model = self.model
-        elif edit_id in self.latest:
-            model = with_weights(self.model, self.latest[edit_id])
-        else:
-            model = load_model(folder)
         loaders = dict(zip((TRAIN, VALIDATION), self.data.val_dataloader(), strict=True))
-        table = predict(model.to(self.device), loaders, self.device, self.known_noisy(share))
+        table = predict(self.model_of(edit_id), loaders, self.device, self.known_noisy(share))
         folder = self.path / "evals" / edit_id
         found = {name: dataclasses.asdict(metric) for name, metric in metrics.compute(table).items()}
         folder.mkdir(parents=True, exist_ok=True)
@@ -464,6 +483,118 @@ class TrainedRun:
         }
         write_atomically(folder / "metrics.json", to_json(content))
         return json.loads(to_json(content))
+
+    def attack(self, attack: Attack, name: str, attack_id: str, edit_id: str = BASE, *, force: bool = False) -> dict:
+        """Attack the base model or an edit and store what was measured; do nothing if that was done.
+
+        Args:
+            attack: the options.
+            name: registered name.
+            attack_id: name of the result.
+            edit_id: which weights; ``base`` for this run's own model.
+            force: do it again even so.
+
+        Returns:
+            What ``evals/<edit_id>/attacks/<attack_id>.json`` holds.
+        """
+        options = json.loads(to_json(dataclasses.asdict(attack)))
+        if self.is_attacked(attack, name, attack_id, edit_id) and not force:
+            return self.attack_result(attack_id, edit_id)
+        model, asked = self.model_of(edit_id), {}
+
+        def reference(of: str) -> nn.Module | None:
+            run, its_id = self._run_of(of)
+            asked[of] = run._weights(its_id) if run else None
+            return run.model_of(its_id) if run else None
+
+        start = time.perf_counter()
+        subject = self.config.train_on if edit_id == BASE and self.config.train_on != "noisy" else edit_id
+        base = self._run_of(BASE)[0] or self
+        data = AttackData(
+            self.data, subject, reference, base.path / "attacks", self.config.seed, self._repeated(edit_id)
+        )
+        result = attack.apply(model, data, keyed_generator(self.config.seed, 6))
+        content = {
+            "id": subject,
+            "attack": attack_id,
+            "name": name,
+            "options": options,
+            "settings": list(attack.settings),
+            "inputs": self._attack_inputs(edit_id, name, options),
+            "references": asked,
+            "rows": result.rows,
+            "report": result.report,
+            "seconds": round(time.perf_counter() - start, 3),
+            "provenance": provenance(),
+        }
+        path = self._attack_file(attack_id, edit_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, to_json(content))
+        return json.loads(to_json(content))
+
+    def is_attacked(self, attack: Attack, name: str, attack_id: str, edit_id: str = BASE) -> bool:
+        """Tell whether the result of an attack with these options is stored and still holds."""
+        known = self.attack_result(attack_id, edit_id)
+        options = json.loads(to_json(dataclasses.asdict(attack)))
+        return known is not None and (known["name"], known["options"]) == (name, options)
+
+    def attack_result(self, attack_id: str, edit_id: str = BASE) -> dict | None:
+        """Return the stored result of an attack, unless what it was measured on has changed since."""
+        keys = ("id", "attack", "name", "options", "settings", "inputs", "references", "rows", "report", "seconds")
+        known = read_json(self._attack_file(attack_id, edit_id), keys)
+        if known is None or known["inputs"] != self._attack_inputs(edit_id, known["name"], known["options"]):
+            return None
+        for of, weights in known["references"].items():
+            run, its_id = self._run_of(of)
+            if weights != (run._weights(its_id) if run else None):
+                return None
+        return known
+
+    def attack_results(self, edit_id: str = BASE) -> list[dict]:
+        """Return all stored results of attacks on the base model or an edit that still hold."""
+        names = sorted(path.stem for path in self._attack_file("*", edit_id).parent.glob("*.json"))
+        return [known for name in names if (known := self.attack_result(name, edit_id))]
+
+    def _attack_file(self, attack_id: str, edit_id: str) -> Path:
+        return self.path / "evals" / edit_id / "attacks" / f"{attack_id}.json"
+
+    def _attack_inputs(self, edit_id: str, name: str, options: dict) -> str:
+        measured = self._evaluation_inputs(self._weights(edit_id))
+        return digest({"measured": measured, "name": name, "options": options, "seed": self.config.seed})
+
+    def _run_of(self, of: str) -> tuple["TrainedRun | None", str]:
+        """Return the run that holds a model, by its id, and the model's id there; None if there is no such run.
+
+        ``clean`` and ``retrain`` lie beside the base run, in folders named after it.
+        """
+        own = "" if self.config.train_on == "noisy" else f"-{self.config.train_on}"
+        path = self.path.resolve()
+        its_id = BASE if of in (BASE, "clean", "retrain") else of
+        if not path.name.endswith(own):  # a reference model in a folder of another name: its base is not known
+            return None, its_id
+        root = path.name.removesuffix(own)
+        beside = path.with_name(f"{root}-{of}" if of in ("clean", "retrain") else root)
+        if beside == path:
+            return self, its_id
+        return (self._opened(beside) if RunFolder(beside).is_trained else None), its_id
+
+    def _opened(self, path: Path) -> "TrainedRun":
+        if path not in self.beside:
+            self.beside[path] = TrainedRun.open(path)
+        return self.beside[path]
+
+    def _repeated(self, edit_id: str) -> Callable[[nn.Module], EditResult] | None:
+        """Return the edit of that id as a function of a model; its curvature is not kept."""
+        if edit_id == BASE:
+            return None
+        content = read_edit_json(self.path / "edits" / edit_id)
+        edit = read_edit(content["name"], content["options"])
+        known = self.known_noisy((content.get("known") or {}).get("share"))
+
+        def again(model: nn.Module) -> EditResult:
+            return edit.apply(model, EditData(self.data, edit.sees, known=known), keyed_generator(self.config.seed, 5))
+
+        return again
 
 
 def _diverged(content: dict) -> bool:

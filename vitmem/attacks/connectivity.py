@@ -41,6 +41,8 @@ class Connectivity(Attack):
         relearn_lr: its learning rate.
     """
 
+    settings = ("path", "alpha")
+
     points: int = 21
     examples: int = 500
     relearn_steps: int = 50

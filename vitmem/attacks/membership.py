@@ -36,6 +36,8 @@ class Membership(Attack):
         rmia_a: of RMIA, how a probability without the example stands for one with and without it, in [0, 1].
     """
 
+    settings = ("score",)
+
     shadows: int = 0
     rmia_a: float = 0.3
 

@@ -44,6 +44,8 @@ class Probes(Attack):
         examples: examples of each kind (noisy, clean, validation), at most so many.
     """
 
+    settings = ("probe", "place")
+
     permutations: int = 20
     examples: int = 5000
 
@@ -171,7 +173,8 @@ def label_probe(x_ND: Tensor, label_PN: Tensor, order_N: Tensor, classes: int, g
         "permuted_sd": float(null.std(ddof=1)) if len(null) > 1 else math.nan,
         "excess_over_permuted": found.value - float(null.mean()),
         "p_value": float((1 + (null >= found.value).sum()) / (1 + len(null))),
-        "l2": strengths,
+        "l2": strengths[0],
+        "l2_swapped": strengths[1],
     }
 
 

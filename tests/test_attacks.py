@@ -1,0 +1,471 @@
+"""Attacks: each leaves the model as it is, measures what it says, and is stored once."""
+
+import copy
+import json
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from cases import vit
+
+from datamodules.module import MemorisationData
+from datamodules.noise import Symmetric
+from datamodules.sources import DataSet, ImageData
+from vitmem.attacks import AttackData, attacks
+from vitmem.attacks.compress import noised, of_rank, pruned
+from vitmem.attacks.quantize import codes, grid, quantized, same_bucket
+from vitmem.attacks.relearn import Relearn, fine_tuned, marks, split
+from vitmem.attacks.scoring import evenly, score, scored, scoring_sets
+from vitmem.attacks.sequential import Sequential
+from vitmem.attacks.views import Views
+from vitmem.curvature.layers import linear_maps
+from vitmem.editing import EditDiverged, EditResult
+from vitmem.evaluation import metrics
+from vitmem.evaluation.predict import TRAIN, predict
+from vitmem.models import select_layers, with_weights
+from vitmem.stages import TrainedRun
+
+# How a tiny model is attacked in a fraction of a second.
+SMALL = {
+    "relearn": {"arms": ("retain", "retain+2", "noisy", "unrelated", "drift"), "steps": 3, "batch_size": 8},
+    "quantize": {"bits": (8, 3), "groups": (8,)},
+    "views": {},
+    "compress": {"draws": 2},
+    "sequential": {"rounds": 2},
+}
+
+
+@dataclass(frozen=True)
+class Random(DataSet):
+    """Random images."""
+
+    def load(self):
+        generator = torch.Generator().manual_seed(3)
+        image = torch.randint(256, (60, 1, 8, 8), generator=generator, dtype=torch.uint8)
+        label = torch.randint(5, (60,), generator=generator)
+        return ImageData(image[:40], label[:40], image[40:], label[40:], tuple("abcde"))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return MemorisationData(Random(), Symmetric(rate=0.5))
+
+
+@pytest.fixture
+def model():
+    return vit(dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def known(data, model, tmp_path):
+    """What an attack may use: the attacked model is its own base, and there is no retrain."""
+    return AttackData(data, "edit", lambda name: model if name == "base" else None, tmp_path, again=halved)
+
+
+def halved(model):
+    return EditResult({name: value / 2 for name, value in model.state_dict().items()}, {})
+
+
+def generator():
+    return torch.Generator().manual_seed(5)
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_an_attack_leaves_the_model_as_it_is_and_comes_out_the_same_twice(name, model, known):
+    attack = attacks()[name](**SMALL[name])
+    before = copy.deepcopy(model.state_dict())
+    first = attack.apply(model, known, generator())
+    again = attack.apply(model, known, generator())
+    assert json.dumps(first.rows) == json.dumps(again.rows)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
+    settings = [tuple(row[key] for key in attack.settings) for row in first.rows]
+    assert len(settings) == len(set(settings)) > 1
+    assert all(row["memorized_accuracy_n"] > 0 for row in first.rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("relearn", {"arms": ("retain+x",)}, "arms: 'retain+x' is none of"),
+        ("relearn", {"arms": ()}, "at least one"),
+        ("relearn", {"lrs": (0.0,)}, "lrs: 0.0"),
+        ("relearn", {"steps": 0}, "steps is 0"),
+        ("quantize", {"bits": (1,)}, "1 bits"),
+        ("quantize", {"groups": (0,)}, "groups: 0"),
+        ("views", {"shift": 0.5}, "shift is 0.5"),
+        ("views", {"jpeg": (101,)}, "jpeg: 101"),
+        ("views", {"crops": (0.0,)}, "crops: 0.0"),
+        ("compress", {"rank": (0.0,)}, "rank: 0.0"),
+        ("compress", {"prune": (1.5,)}, "prune: 1.5"),
+        ("compress", {"noise": (math.nan,)}, "noise: nan"),
+        ("sequential", {"rounds": 0}, "rounds is 0"),
+    ],
+)
+def test_options_out_of_range(name, options, words):
+    with pytest.raises(ValueError, match=words.replace("+", r"\+")):
+        attacks()[name](**options)
+
+
+# Scoring
+
+
+def test_evenly_spaced_positions():
+    assert evenly(10, 4).tolist() == [0, 2, 5, 7]
+    assert evenly(3, 5).tolist() == [0, 1, 2]
+    assert evenly(0, 5).tolist() == []
+
+
+def test_scores_of_all_examples_are_the_ordinary_metrics(data, model):
+    expected = metrics.compute(predict(model, dict(enumerate(data.val_dataloader()))))
+    found = score(model, scoring_sets(data, 1000))
+    for name in (*metrics.ACCURACIES, "given_cross_entropy"):
+        assert found[name] == pytest.approx(expected[name].value, rel=1e-6)
+    assert found["validation_accuracy_n"] == 20
+    few = score(model, scoring_sets(data, 3))
+    assert [few[f"{name}_n"] for name in ("memorized_accuracy", "clean_train_accuracy", "validation_accuracy")] == [
+        3
+    ] * 3
+
+
+# Relearning
+
+
+def test_shown_and_scored_examples_are_disjoint_in_every_arm(data, model, known):
+    shown, hidden = split(data, generator())
+    noisy = set(data.train_examples.index[data.train_examples.is_noisy].tolist())
+    assert set(shown.index.tolist()).isdisjoint(hidden.index.tolist())
+    assert set(shown.index.tolist()) | set(hidden.index.tolist()) == noisy
+    assert len(shown) == len(noisy) // 2
+    attack = Relearn(steps=10, batch_size=64)
+    retain = set(range(40)) - noisy
+    trained = {
+        arm: attack.training(arm, model, data, shown, 0) for arm in ("retain", "retain+3", "retain+all", "noisy")
+    }
+    used = {arm: set(examples.index.tolist()) for arm, examples in trained.items()}
+    assert used["retain"] == retain
+    assert used["retain+3"] == retain | set(shown.index[:3].tolist())
+    assert used["retain+all"] == retain | set(shown.index.tolist())
+    assert used["noisy"] == set(shown.index.tolist())
+    report = Relearn(steps=1, arms=("noisy",)).apply(model, known, generator()).report
+    assert set(report["shown"]).isdisjoint(report["scored"])
+
+
+def test_unrelated_images_are_shuffled_alike_and_drift_learns_the_models_own_answers(data, model):
+    shown, _ = split(data, generator())
+    attack = Relearn(steps=10)
+    unrelated = attack.training("unrelated", model, data, shown, 0)
+    original = data.train_examples.image[unrelated.index]
+    assert torch.equal(unrelated.image.flatten(1).sort(1).values, original.flatten(1).sort(1).values)
+    moved = unrelated.image.flatten(1)[:, :, None] == original.flatten(1)[:, None, :]
+    assert moved.all(0).any(1).all()  # each pixel comes from one place, the same in all images
+    drift = attack.training("drift", model, data, shown, 0)
+    table = predict(model, {TRAIN: data.loader(drift)})
+    assert drift.given_label.tolist() == table.prediction.tolist()
+    assert not data.train_examples.is_noisy[drift.index].any()
+
+
+def test_relearning_starts_from_the_model_and_learns_what_it_is_shown(data, model, known):
+    attack = Relearn(arms=("noisy",), lrs=(1e-3,), steps=12, batch_size=8)
+    rows = attack.apply(model, known, generator()).rows
+    assert [row["step"] for row in rows] == [0, 1, 2, 5, 10, 12]
+    shown, hidden = split(data, generator())
+    assert rows[0]["memorized_accuracy"] == score(model, {TRAIN: data.loader(hidden)})["memorized_accuracy"]
+    (_, student), *_ = list(fine_tuned(model, data.loader(shown, 64), 1e-2, [40]))
+    assert score(student, {TRAIN: data.loader(shown)})["memorized_accuracy"] > 0.9
+
+
+def test_arms_that_cannot_be_filled_and_divergence_are_told(model, known):
+    result = Relearn(arms=("retain+500", "retain"), steps=2, lrs=(1e30,)).apply(model, known, generator())
+    assert "retain+500" in result.report["skipped"][0]
+    assert {row["arm"] for row in result.rows} == {"retain"}
+    assert result.report["diverged"]
+    assert all(math.isfinite(row["given_cross_entropy"]) for row in result.rows)
+
+
+def test_marks_are_log_spaced():
+    assert marks(200) == [0, 1, 2, 5, 10, 20, 50, 100, 200]
+    assert marks(30) == [0, 1, 2, 5, 10, 20, 30]
+    assert marks(1) == [0, 1]
+
+
+# Quantisation
+
+W = torch.tensor([[1.0, -0.4, 0.1, 0.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+
+
+def test_three_bits_by_hand():
+    # scale 1/3, codes -3 to 3: 1, -0.4 * 3 = -1.2 -> -1, 0.3 -> 0
+    expected = torch.tensor([[1, -1 / 3, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(quantized(W, 3), expected)
+    # asymmetric: scale 1.4 / 7 = 0.2, offset -0.4: 1 -> 7, -0.4 -> 0, 0.1 -> 2.5 -> 2 (to even), 0 -> 2
+    expected = torch.tensor([[1, -0.4, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(quantized(W, 3, scheme="asymmetric"), expected)
+    # groups of 2: [1, -0.4] as before, [0.1, 0] with scale 0.1 / 3
+    torch.testing.assert_close(quantized(W, 3, 2)[0], torch.tensor([1, -1 / 3, 0.1, 0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("group", [0, 3, 4, 64])
+def test_properties_of_the_quantiser(scheme, group):
+    w = torch.randn(6, 10, generator=generator(), dtype=torch.float64)
+    for bits in (3, 4, 8):
+        once = quantized(w, bits, group, scheme)
+        torch.testing.assert_close(quantized(once, bits, group, scheme), once)
+        scale = grid(w, bits, group, scheme)[0]
+        assert float((once - w).abs().max()) <= float(scale.max()) / 2 + 1e-12
+        size = group or 10
+        parts = [quantized(part, bits, 0, scheme) for part in w.split(size, 1)]
+        torch.testing.assert_close(once, torch.cat(parts, 1))
+        levels = 2**bits - (1 if scheme == "symmetric" else 0)
+        assert max(len(row.unique()) for row in quantized(w.repeat(1, 200), bits, 0, scheme)) <= levels
+    torch.testing.assert_close(quantized(w, 16, group, scheme), w, atol=2e-4, rtol=0)
+
+
+def test_share_of_weights_in_the_same_bucket(model):
+    layers = linear_maps(select_layers(model, "blocks.0.attn.qkv"))
+    (layer,) = layers.values()
+    state = dict(model.state_dict())
+    assert same_bucket(layers, layers, 4, 0, "symmetric") == 1
+    w = layer.matrix().clone()
+    step = grid(w, 4)[0][0].item()
+    w[0, :3] -= 2.0 * step * w[0, :3].sign()  # two buckets towards zero: their codes change, the others' do not
+    moved = linear_maps(select_layers(with_weights(model, state | layer.state(w)), "blocks.0.attn.qkv"))
+    changed = int((codes(layer.matrix(), grid(layer.matrix(), 4)) != codes(w, grid(layer.matrix(), 4))).sum())
+    assert changed == 3
+    assert same_bucket(moved, layers, 4, 0, "symmetric") == 1 - 3 / w.numel()
+
+
+def test_quantisation_rounds_the_head_only_where_it_is_asked_to_and_sixteen_bits_change_nothing(data, model, known):
+    attack = attacks()["quantize"](bits=(16, 2), groups=())
+    result = attack.apply(model, known, generator())
+    plain = score(model, scoring_sets(data, 1000))
+    for row in result.rows:
+        if row["bits"] == 16:
+            assert {key: row[key] for key in plain} == pytest.approx(plain, abs=1e-3)
+    kept, rounded = (row["given_cross_entropy"] for row in result.rows if row["bits"] == 2)
+    assert kept != rounded
+    state = dict(model.state_dict())
+    for name, layer in linear_maps(select_layers(model, "*")).items():
+        state |= layer.state(quantized(layer.matrix(), 2)) if name != "head" else {}
+    assert kept == score(with_weights(model, state), scoring_sets(data, 1000))["given_cross_entropy"]
+    assert "head.bias" in result.report["not_quantized"]
+    assert "patch_embed.proj" in result.report["quantized"]
+
+
+# Views
+
+
+def test_the_identity_view_is_the_ordinary_table(data, model, known):
+    rows = {row["view"]: row for row in Views().apply(model, known, generator()).rows}
+    examples = data.train_examples
+    table = predict(model, {TRAIN: data.loader(examples.subset(examples.is_noisy))})
+    assert rows["identity"] == {"view": "identity", **scored(table)}
+    single = [row["memorized_accuracy"] for name, row in rows.items() if name not in ("identity", "any", "mean")]
+    assert len(single) == 1 + 8 + 2 + 4 + 3 + 2 + 2
+    assert rows["any"]["memorized_accuracy"] >= max(single)
+    assert rows["mean"]["memorized_accuracy"] == pytest.approx(sum(single) / len(single))
+
+
+def test_views_by_hand():
+    x = torch.arange(16.0).reshape(1, 1, 4, 4) / 15
+    views = Views(shift=0.25, brightness=(0.5,), noise=(0.0,), jpeg=(100,)).views((1, 4, 4))
+    right = views["shifted +1 +0"](x, None)
+    assert torch.equal(right[..., 1:], x[..., :-1])
+    assert torch.equal(right[..., 0], x[..., 1])  # reflected, without repeating the edge
+    up = views["shifted +0 -1"](x, None)
+    assert torch.equal(up[..., :-1, :], x[..., 1:, :])
+    assert torch.equal(views["mirrored"](x, None), x.flip(-1))
+    assert torch.equal(views["brightness -0.5"](x, None), x * 0.5)
+    assert torch.equal(views["noise 0"](x, generator()), x)
+    assert float((views["jpeg 100"](x, None) - x).abs().max()) < 0.02
+    assert all(view(x, generator()).shape == x.shape for view in views.values())
+    assert not any(name.startswith("jpeg") for name in Views().views((2, 4, 4)))
+
+
+# Compression
+
+
+def test_changes_of_weights_by_hand():
+    w = torch.tensor([[3.0, -1.0], [0.5, 2.0]])
+    assert pruned(w, 0.5).tolist() == [[3.0, 0.0], [0.0, 2.0]]
+    assert torch.equal(pruned(w, 0.0), w)
+    assert torch.equal(pruned(torch.ones(2, 2), 0.5), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))  # ties: exactly half
+    low = torch.outer(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, -1.0]))
+    torch.testing.assert_close(of_rank(low, 0.5), low)
+    assert int(torch.linalg.matrix_rank(of_rank(w, 0.5))) == 1
+    moved = noised(w, 0.1, generator()) - w
+    assert float(moved.norm() / w.norm()) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_draws_of_noise_are_averaged(model, known):
+    attack = attacks()["compress"](prune=(0.0,), rank=(), noise=(0.5,), draws=3)
+    nothing, noise = attack.apply(model, known, generator()).rows
+    assert nothing["memorized_accuracy"] == score(model, scoring_sets(known.data, 100))["memorized_accuracy"]
+    assert noise["draws"] == 3
+    assert noise["given_cross_entropy_sd"] > 0
+
+
+# Repeated edits
+
+
+def test_an_edit_is_repeated_on_its_own_result_and_a_reference_stays(data, model, known, tmp_path):
+    rows = Sequential(rounds=2).apply(model, known, generator()).rows
+    quarter = with_weights(model, {key: value / 4 for key, value in model.state_dict().items()})
+    assert rows[2] == {"round": 2, **score(quarter, scoring_sets(data, 1000))}
+    reference = AttackData(data, "base", lambda name: None, tmp_path)
+    first, *rest = Sequential(rounds=2).apply(model, reference, generator()).rows
+    assert [row | {"round": 0} for row in rest] == [first] * 2
+
+
+def test_a_repeated_edit_that_diverges_stops(data, model, tmp_path):
+    def diverges(model):
+        raise EditDiverged("the loss is nan")
+
+    result = Sequential(rounds=2).apply(
+        model, AttackData(data, "e", lambda n: None, tmp_path, 0, diverges), generator()
+    )
+    assert [row["round"] for row in result.rows] == [0]
+    assert result.report["stopped"] == "round 1: the loss is nan"
+
+
+# The stage and the command line
+
+FAST = "--attacks=[{name: relearn, arms: [retain], steps: 2}, {name: quantize, bits: [4, 8], groups: []}]"
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("attacks/*.json"))}
+
+
+def test_attacks_are_stored_once_and_made_again_when_something_changed(cli, run_folder):
+    code, printed, errors = cli("eval", run_folder, FAST)
+    assert code == 0, errors
+    assert "kfac-rho0.9: " in printed
+    before = stamps(run_folder)
+    names = {str(path.relative_to(run_folder / "evals")) for path in before}
+    assert names == {f"{i}/attacks/{a}.json" for i in ("base", "kfac-rho0.9") for a in ("relearn", "quantize")}
+    assert cli("eval", run_folder, FAST)[0] == 0
+    assert stamps(run_folder) == before
+    assert cli("eval", run_folder, FAST.replace("bits: [4, 8]", "bits: [4, 6]"))[0] == 0
+    changed = {path.name for path, stamp in stamps(run_folder).items() if before[path] != stamp}
+    assert changed == {"quantize.json"}
+    before = stamps(run_folder)
+    assert cli("edit", "kfac", run_folder, "--rho=0.9", "--draws=2", "--force")[0] == 0
+    assert cli("eval", run_folder, FAST.replace("bits: [4, 8]", "bits: [4, 6]"))[0] == 0
+    changed = {path.parts[-3] for path, stamp in stamps(run_folder).items() if before[path] != stamp}
+    assert changed == {"kfac-rho0.9"}
+    header, *rows = (run_folder / "evals" / "attacks.csv").read_text().splitlines()
+    assert header == "experiment,seed,id,attack,bits,group,head,arm,lr,step,metric,value,low,high,sd,n,reason"
+    missing = [row for row in rows if ",recovery," in row]
+    assert missing
+    assert all("retrain was not measured" in row for row in missing)
+    assert (
+        (run_folder / "evals" / "scorecard.csv").read_text().startswith("experiment,seed,id,criterion,value,reason\n")
+    )
+
+
+def test_a_result_that_was_compared_with_a_model_that_changed_is_made_again(run_folder):
+    run = TrainedRun.open(run_folder)
+
+    @dataclass(frozen=True)
+    class Compare:
+        settings = ()
+
+        def apply(self, model, data, generator):
+            found = {name: data.reference(name) is not None for name in ("base", "retrain", "kfac-rho0.9")}
+            return type("Result", (), {"rows": [found], "report": {"subject": data.subject}})
+
+    content = run.attack(Compare(), "compare", "compare", "kfac-rho0.9")
+    assert content["rows"] == [{"base": True, "retrain": False, "kfac-rho0.9": True}]
+    assert content["report"]["subject"] == "kfac-rho0.9"
+    assert run.attack_result("compare", "kfac-rho0.9") == content
+    copy_of_run = run_folder.with_name("seed0-retrain")
+    copy_of_run.symlink_to(run_folder)
+    assert run.attack_result("compare", "kfac-rho0.9") is None  # there is a retrain model now
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("relern", "unknown attack 'relern'; registered are"),
+        ("relearn,quantise", "attacks[1]: unknown attack 'quantise'"),
+        ("[{name: relearn, lr: 1}]", "attacks[0]"),
+        ("[{name: relearn, steps: 0}]", "attacks[0]: steps is 0"),
+        ("[{name: relearn, steps: null}]", "steps"),
+        ("[views, views]", "two attacks would be called 'views'"),
+        ("[{name: views, id: ../up}]", "attacks[0]: id is '../up'"),
+        ("[3]", "attacks: 3 is neither"),
+    ],
+)
+def test_bad_attacks(cli, run_folder, value, words):
+    before = sorted(str(path) for path in run_folder.rglob("*"))
+    code, printed, errors = cli("eval", run_folder, f"--attacks={value}")
+    assert (code, printed) == (2, "")
+    assert errors.count("\n") == 1
+    assert words in errors
+    assert sorted(str(path) for path in run_folder.rglob("*")) == before
+
+
+def test_edits_without_weights_are_told_in_one_line(cli, run_folder):
+    edit = run_folder / "edits" / "kfac-rho0.9"
+    content = json.loads((edit / "edit.json").read_text())
+    (edit / "edit.json").write_text(json.dumps(content | {"weights_sha256": None}))
+    (edit / "model.safetensors").unlink()
+    measured = run_folder / "evals" / "kfac-rho0.9" / "metrics.json"
+    run = TrainedRun.open(run_folder)
+    known = json.loads(measured.read_text())
+    measured.write_text(json.dumps(known | {"inputs": run._evaluation_inputs(content["inputs"])}))
+    code, printed, _ = cli("eval", run_folder, "--attacks=[{name: quantize, bits: [4], groups: []}]")
+    assert code == 0
+    assert "kfac-rho0.9 is not attacked: its weights were not stored" in printed
+    code, _, errors = cli("eval", run_folder, "--attacks=quantize", "--edits=kfac-rho0.9")
+    assert code == 2
+    assert "holds no weights (save_weights was false)" in errors
+    assert errors.count("\n") == 1
+
+
+EXPERIMENT = """
+name: small
+model: {width: 16, depth: 2, heads: 2, patch: 4}
+train: {epochs: 1, batch_size: 400, warmup_epochs: 0}
+references: [retrain]
+save_weights: false
+edits:
+  - {name: svd, keep: [0.5, 0.9]}
+attacks:
+  - {name: relearn, arms: [retain, noisy], steps: 2}
+  - {name: quantize, bits: [4, 8], groups: []}
+attacked: ["svd-keep0.5"]
+"""
+
+
+def test_an_experiment_attacks_base_references_and_the_edits_named(cli, tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(EXPERIMENT)
+    out = tmp_path / "runs"
+    code, _, errors = cli("run", file, f"--out={out}")
+    assert code == 0, errors
+    before = stamps(out)
+    where = {str(path.relative_to(out / "small")) for path in before}
+    models = ("seed0/evals/base", "seed0/evals/svd-keep0.5", "seed0-retrain/evals/base")
+    assert where == {f"{m}/attacks/{a}.json" for m in models for a in ("relearn", "quantize")}
+    retrain = json.loads((out / "small/seed0-retrain/evals/base/attacks/quantize.json").read_text())
+    assert retrain["id"] == "retrain"
+    assert set(retrain["references"]) == {"base"}
+    assert retrain["rows"][0]["same_bucket"] < 1
+    drawn = {path.name for path in (out / "small" / "figures").glob("*.png")}
+    assert {"bits.png", "relearning_svd-keep0.5.png", "scorecard_svd-keep0.5.png"} <= drawn
+    assert cli("run", file, f"--out={out}", "--figures=false")[0] == 0
+    assert stamps(out) == before
+    # The weights of an edit were not stored: another attack makes them again.
+    file.write_text(EXPERIMENT.replace("bits: [4, 8]", "bits: [4, 6]"))
+    code, _, errors = cli("run", file, f"--out={out}", "--figures=false")
+    assert code == 0, errors
+    assert {path.name for path, stamp in stamps(out).items() if before[path] != stamp} == {"quantize.json"}
+    file.write_text(EXPERIMENT.replace("svd-keep0.5", "kfac*"))
+    code, _, errors = cli("run", file, f"--out={out}")
+    assert code == 2
+    assert "attacked: 'kfac*' matches no edit; there are: svd-keep0.5, svd-keep0.9" in errors

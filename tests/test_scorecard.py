@@ -1,0 +1,201 @@
+"""What attacks brought back, and scorecards: hand computations, and NaN with a reason instead of 0."""
+
+import csv
+import io
+import math
+
+import pytest
+
+from vitmem.evaluation.metrics import wilson
+from vitmem.evaluation.recovery import Value, area, recovery, steps_to_half, to_csv, with_recovery
+from vitmem.evaluation.scorecard import ATTACKS, CRITERIA, Durability, scorecards, terminal_table, verdict
+
+NAN = math.nan
+
+
+def test_recovery_is_zero_for_retrain_one_for_base_and_linear_between():
+    assert recovery(0.1, 0.9, 0.1) == Value(0.0)
+    assert recovery(0.9, 0.9, 0.1) == Value(1.0)
+    assert recovery(0.3, 0.9, 0.1).value == pytest.approx(0.25)
+    assert recovery(0.0, 0.9, 0.1).value == pytest.approx(-0.125)  # less than retrain: not clipped
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ((0.5, 0.9, None), "retrain was not measured"),
+        ((0.5, None, 0.1), "base was not measured"),
+        ((NAN, 0.9, 0.1), "this model was not measured"),
+        ((0.5, 0.1, 0.1), "base memorises no more than retrain"),
+        ((0.5, 0.1, 0.2), "base memorises no more than retrain"),
+    ],
+)
+def test_recovery_is_undefined_and_says_why(values, reason):
+    found = recovery(*values)
+    assert math.isnan(found.value)
+    assert reason in found.reason
+
+
+def test_area_is_the_mean_over_log_steps():
+    assert area({0: 9.0, 1: 0.5, 10: 0.5, 100: 0.5}).value == pytest.approx(0.5)
+    # linear in log t from 0 to 1 over the first of two decades, 1 over the second
+    assert area({0: 0.0, 1: 0.0, 10: 1.0, 100: 1.0}).value == pytest.approx(0.75)
+    for curve in ({0: 1.0}, {0: 1.0, 1: 1.0}, {1: 1.0, 2: NAN, 5: 1.0}):
+        assert math.isnan(area(curve).value)
+        assert area(curve).reason
+
+
+def test_steps_to_half_of_bases_memory():
+    assert steps_to_half({0: 0.1, 10: 0.4, 20: 0.45, 50: 0.3}, 0.8) == Value(10)
+    assert steps_to_half({0: 0.5}, 0.8) == Value(0)
+    late = steps_to_half({0: 0.1, 50: 0.2}, 0.8)
+    assert math.isnan(late.value)
+    assert late.reason == "not within 50 steps"
+    assert math.isnan(steps_to_half({0: 0.1}, None).value)
+
+
+def result(name, attack, settings, rows, seed=0):
+    return {"experiment": "e", "seed": seed, "id": name, "attack": attack, "settings": settings, "rows": rows}
+
+
+def curve(name, memorized, validation=(0.9, 0.9, 0.9)):
+    rows = [
+        {"arm": "retain", "step": s, "memorized_accuracy": m, "memorized_accuracy_n": 50, "validation_accuracy": v}
+        for s, m, v in zip((0, 1, 10), memorized, validation, strict=True)
+    ]
+    return result(name, "relearn", ["arm", "step"], rows)
+
+
+RELEARNT = [curve("base", (1.0, 0.9, 0.5)), curve("retrain", (0.0, 0.0, 0.1)), curve("edit", (0.2, 0.4, 0.55))]
+
+
+def pick(rows, name, metric):
+    return [row for row in rows if (row["id"], row["metric"]) == (name, metric)]
+
+
+def test_curves_are_compared_with_unattacked_base_and_attacked_retrain():
+    rows = with_recovery(RELEARNT)
+    assert [row["value"] for row in pick(rows, "edit", "recovery")] == pytest.approx([0.2, 0.4, 0.5])
+    assert [row["value"] for row in pick(rows, "retrain", "recovery")] == [0, 0, 0]
+    assert pick(rows, "base", "recovery")[0]["value"] == 1
+    assert [row["value"] for row in pick(rows, "edit", "excess")] == pytest.approx([0.2, 0.4, 0.45])
+    (mean,) = pick(rows, "edit", "recovery_area")
+    assert (mean["value"], mean["arm"]) == (pytest.approx(0.45), "retain")
+    assert pick(rows, "edit", "steps_to_half")[0]["value"] == 10
+    first = pick(rows, "edit", "memorized_accuracy")[0]
+    assert (first["low"], first["high"], first["n"]) == (*wilson(10, 50), 50)
+
+
+def test_other_settings_are_compared_with_base_attacked_alike():
+    values = {"base": (0.8, 0.5), "retrain": (0.0, 0.1), "edit": (0.2, 0.3)}
+    results = [
+        result(
+            name, "quantize", ["bits"], [{"bits": b, "memorized_accuracy": m} for b, m in zip((8, 3), ms, strict=True)]
+        )
+        for name, ms in values.items()
+    ]
+    rows = with_recovery(results)
+    assert [row["value"] for row in pick(rows, "edit", "recovery")] == pytest.approx([0.25, 0.5])
+    assert not pick(rows, "edit", "recovery_area")
+    other_seed = [{**r, "seed": 1} for r in results if r["id"] == "edit"]
+    lone = with_recovery(results + other_seed)
+    assert math.isnan(next(r for r in lone if r["seed"] == 1 and r["metric"] == "recovery")["value"])
+
+
+def test_without_retrain_derived_numbers_are_empty_cells_with_a_reason():
+    rows = with_recovery([r for r in RELEARNT if r["id"] != "retrain"])
+    cells = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    derived = [c for c in cells if c["metric"] in ("recovery", "excess", "recovery_area")]
+    assert len(derived) == 2 * (3 + 3 + 1)
+    assert all(c["value"] == "" and c["reason"] for c in derived)
+
+
+def test_rows_keep_intervals_that_attacks_computed_and_skip_text():
+    row = {"score": "loss", "auc": 0.7, "auc_low": 0.6, "auc_high": 0.8, "note": "text"}
+    (found,) = with_recovery([result("edit", "membership", ["score"], [row])])
+    assert {key: found[key] for key in ("score", "metric", "value", "low", "high", "n")} == {
+        "score": "loss", "metric": "auc", "value": 0.7, "low": 0.6, "high": 0.8, "n": None,
+    }  # fmt: skip
+
+
+# Scorecards
+
+
+def results_row(name, memorized, validation, seed=0):
+    values = {"memorized_accuracy": memorized, "validation_accuracy": validation}
+    return {"experiment": "e", "seed": seed, "id": name, **values}
+
+
+RESULTS = [results_row("base", 1.0, 0.8), results_row("retrain", 0.0, 0.9), results_row("edit", 0.2, 0.72)]
+
+
+def cards_of(results, rows=RESULTS, **options):
+    cards = scorecards(rows, with_recovery(results), **options)
+    return {(card["id"], card["criterion"]): card for card in cards}
+
+
+def flat(attack, setting, values, **more):
+    return [
+        result(name, attack, [setting[0]], [{setting[0]: setting[1], "memorized_accuracy": value, **more}])
+        for name, value in values.items()
+    ]
+
+
+def test_criteria_by_hand():
+    results = [
+        *flat("views", ("view", "any"), {"base": 0.9, "retrain": 0.1, "edit": 0.5}),
+        *flat("sequential", ("round", 2), {"edit": 0.1}, validation_accuracy=0.6),
+        result(
+            "edit", "membership", ["score"], [{"score": "loss", "priv_leak": -30.0}, {"score": "rmia", "priv_leak": 10}]
+        ),
+    ]
+    others = [[results_row("base", 1.0, 0.7), results_row("retrain", 0.0, 0.8), results_row("edit", 0.5, 0.6)]]
+    found = cards_of(results, others=others)
+    expected = {"verbatim": 0.8, "views": 0.5, "privacy": 0.7, "utility": 0.9, "scale": 0.5, "sustained": 0.75}
+    assert {name: found["edit", name]["value"] for name in CRITERIA} == pytest.approx(expected)
+
+
+def test_what_was_not_measured_is_nan_with_the_reason():
+    found = cards_of([RELEARNT[2]], [RESULTS[2]])
+    assert all(math.isnan(found["edit", name]["value"]) and found["edit", name]["reason"] for name in CRITERIA)
+    assert "noise rate" in found["edit", "scale"]["reason"]
+    assert math.isnan(found["edit", "durable"]["value"])
+
+
+def test_references_score_as_they_must():
+    found = cards_of(RELEARNT)
+    assert found["base", "verbatim"]["value"] == 0
+    assert found["retrain", "verbatim"]["value"] == 1
+    assert found["base", "durable"]["reason"].startswith("not removed")
+
+
+def test_the_most_that_an_attack_brings_back_and_destroyed_models_do_not_count():
+    found = cards_of(RELEARNT)["edit", "back_relearn"]
+    assert found["value"] == pytest.approx(0.25)  # excess from 0.2 to 0.45
+    assert found["reason"] == "arm retain step 10"
+    destroyed = [*RELEARNT[:2], curve("edit", (0.2, 0.4, 0.55), validation=(0.9, 0.85, 0.5))]
+    found = cards_of(destroyed)["edit", "back_relearn"]
+    assert (found["value"], found["reason"]) == (pytest.approx(0.2), "arm retain step 1")
+
+
+def test_verdicts():
+    none = {attack: Value(0.0) for attack in ATTACKS}
+    some = none | {"quantize": Value(0.3, "bits 4")}
+    unknown = none | {"views": Value(NAN, "not measured")}
+    assert verdict([0.1, 0.2], [none, none]).value == 1
+    failed = verdict([0.1, 0.2], [none, some])
+    assert failed.value == 0
+    assert "quantize (bits 4) brings back 0.30" in failed.reason
+    assert verdict([0.1], [some], Durability(back=0.4)).value == 1
+    assert "not removed" in verdict([0.1, 0.3], [none, none]).reason
+    assert math.isnan(verdict([0.1], [unknown]).value)
+    assert "views not measured" in verdict([0.1], [unknown]).reason
+    assert verdict([0.1], [unknown | {"relearn": Value(0.5)}]).value == 0  # one failure is enough
+    assert math.isnan(verdict([NAN], [none]).value)
+
+
+def test_the_table_of_a_terminal():
+    lines = terminal_table(scorecards(RESULTS, with_recovery(RELEARNT))).splitlines()
+    assert lines[0].split() == [*CRITERIA, *(f"+{attack}" for attack in ATTACKS)]
+    assert lines[4].split() == ["edit", "0.800", "-", "-", "0.900", "-", "-", "0.250", "-", "-", "-"]
+    assert lines[-1].startswith("edit: not durable: relearn (arm retain step 10) brings back 0.25")

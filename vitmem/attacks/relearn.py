@@ -1,0 +1,161 @@
+"""Relearning: does fine-tuning bring back wrong labels that it was not shown?"""
+
+import copy
+import itertools
+import math
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from datamodules.batch import Batch, Examples, InMemoryLoader
+from datamodules.module import MemorisationData
+from vitmem.attacks import Attack, AttackData, AttackResult
+from vitmem.attacks.scoring import evenly, score
+from vitmem.editing.auto import predictions
+from vitmem.evaluation.predict import TRAIN, VALIDATION
+
+_ARM = re.compile(r"retain(?:\+(\d+|all))?|noisy|unrelated|drift")
+
+
+@dataclass(frozen=True)
+class Relearn(Attack):
+    """Fine-tune, and watch wrong labels that are not shown come back.
+
+    Half of the noisy examples may be shown, the other half is scored. AdamW without weight decay at a constant rate, in
+    eval mode (no dropout), without augmentation. Source: protocol after Siddiqui et al. 2025 (arXiv 2505.22310) and
+    Deeb & Roger 2024 (arXiv 2410.08827).
+
+    Args:
+        arms: what to train on: retain (examples whose labels are right), retain+K or retain+all (K or all of the noisy
+            examples that may be shown added), noisy (these alone), unrelated (training images whose pixels are shuffled
+            by one permutation, random labels), drift (the retained images with the attacked model's own answers).
+        lrs: learning rates.
+        steps: of the optimiser; scored at 0, 1, 2, 5, 10, 20, ... and at the end.
+        batch_size: images in a step.
+        examples: most scored of each kind, noisy and validation.
+    """
+
+    settings = ("arm", "lr", "step")
+
+    arms: tuple[str, ...] = ("retain", "retain+10", "retain+all", "noisy", "unrelated", "drift")
+    lrs: tuple[float, ...] = (1e-4,)
+    steps: int = 200
+    batch_size: int = 64
+    examples: int = 2000
+
+    def __post_init__(self):
+        if wrong := [arm for arm in self.arms if not _ARM.fullmatch(arm)]:
+            raise ValueError(f"arms: {wrong[0]!r} is none of retain, retain+K, retain+all, noisy, unrelated, drift")
+        if not self.arms or not self.lrs:
+            raise ValueError("arms and lrs need at least one value each")
+        if wrong := [lr for lr in self.lrs if not (math.isfinite(lr) and lr > 0)]:
+            raise ValueError(f"lrs: {wrong[0]} is not a learning rate; give positive numbers")
+        for option in ("steps", "batch_size", "examples"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+
+    def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
+        """Return the curve of every arm and learning rate."""
+        start = time.perf_counter()
+        shown, hidden = split(data.data, generator)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        scored = hidden.subset(evenly(len(hidden), self.examples))
+        validation = data.data.validation_examples
+        validation = validation.subset(evenly(len(validation), self.examples))
+        loaders = {TRAIN: data.data.loader(scored), VALIDATION: data.data.loader(validation)}
+        rows, diverged = [], []
+        skipped = [arm for arm in self.arms if _count(arm, len(shown)) > len(shown)]
+        for arm in (arm for arm in self.arms if arm not in skipped):
+            training = data.data.loader(
+                self.training(arm, model, data.data, shown, seed), self.batch_size, shuffle=True, seed=seed
+            )
+            for lr in self.lrs:
+                for step, student in fine_tuned(model, training, lr, marks(self.steps)):
+                    found = score(student, loaders)
+                    if not math.isfinite(found.get("given_cross_entropy", 0.0)):
+                        diverged.append(f"{arm}, lr {lr:g}, by step {step}")
+                        break
+                    rows.append({"arm": arm, "lr": lr, "step": step, **found})
+        report = {
+            "seconds": round(time.perf_counter() - start, 3),
+            "shown": shown.index.tolist(),
+            "scored": scored.index.tolist(),
+            "skipped": [f"{arm}: only {len(shown)} noisy examples may be shown" for arm in skipped],
+            "diverged": diverged,
+        }
+        return AttackResult(rows, report)
+
+    def training(self, arm: str, model: nn.Module, data: MemorisationData, shown: Examples, seed: int) -> Examples:
+        """Return what an arm trains on: no more than its steps can use."""
+        if arm == "noisy":
+            return shown
+        generator = torch.Generator().manual_seed(seed)
+        examples = data.train_examples
+        position = torch.arange(len(examples)) if arm == "unrelated" else (~examples.is_noisy).nonzero()[:, 0]
+        most = self.steps * self.batch_size
+        retain = examples.subset(position[torch.randperm(len(position), generator=generator)[:most]])
+        if arm == "unrelated":
+            label = torch.randint(data.data.num_classes, (len(retain),), generator=generator)
+            order = torch.randperm(retain.image[0].numel(), generator=generator)
+            return Examples(retain.image.flatten(1)[:, order].view_as(retain.image), label, label, retain.index)
+        if arm == "drift":
+            label = predictions(model, dict(model.state_dict()), data.loader(retain))
+            return Examples(retain.image, label, label, retain.index)
+        added = shown.subset(torch.arange(_count(arm, len(shown))))
+        return Examples(
+            *(
+                torch.cat([getattr(e, f) for e in (retain, added)])
+                for f in ("image", "given_label", "true_label", "index")
+            )
+        )
+
+
+def _count(arm: str, shown: int) -> int:
+    """Return how many noisy examples an arm adds to the retained ones."""
+    number = _ARM.fullmatch(arm)[1]
+    return shown if number == "all" else int(number or 0)
+
+
+def split(data: MemorisationData, generator: torch.Generator) -> tuple[Examples, Examples]:
+    """Return the noisy examples that may be shown, in random order, and the other half, which is scored."""
+    examples = data.train_examples
+    noisy = examples.is_noisy.nonzero()[:, 0]
+    order = noisy[torch.randperm(len(noisy), generator=generator)]
+    half = len(order) // 2
+    return examples.subset(order[:half]), examples.subset(order[half:].sort().values)
+
+
+def marks(steps: int) -> list[int]:
+    """Return the steps at which to score: 0, 1, 2, 5, 10, 20, 50, ... and the last."""
+    series = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
+    return [0, *itertools.takewhile(lambda step: step < steps, series), steps]
+
+
+def fine_tuned(
+    model: nn.Module, training: InMemoryLoader, lr: float, steps: list[int]
+) -> Iterator[tuple[int, nn.Module]]:
+    """Yield a copy of a model at each of the given steps of fine-tuning; afterwards it goes on changing."""
+    student = copy.deepcopy(model).requires_grad_(True)
+    device = next(student.parameters()).device
+    optimiser = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0)
+    batches, done = _endless(training), 0
+    for mark in steps:
+        while done < mark:
+            batch = next(batches)
+            loss = F.cross_entropy(student(batch.image.to(device)), batch.given_label.to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            done += 1
+        yield mark, student
+
+
+def _endless(loader: InMemoryLoader) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        loader.set_epoch(epoch)
+        yield from loader

@@ -1,0 +1,67 @@
+"""What attacks score models on, and how."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.batch import InMemoryLoader
+from datamodules.module import MemorisationData
+from vitmem.evaluation import metrics
+from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
+
+SCORED = (*metrics.ACCURACIES, "given_cross_entropy")
+
+
+def evenly(n: int, limit: int) -> Tensor:
+    """Return at most ``limit`` of the positions 0 to n - 1, evenly spaced and ascending."""
+    count = min(n, limit)
+    return (torch.arange(count, dtype=torch.float64) * (n / max(count, 1))).long()
+
+
+def scoring_sets(data: MemorisationData, limit: int) -> dict[int, InMemoryLoader]:
+    """Return loaders, by split, over the noisy, the clean training and the validation examples.
+
+    Args:
+        data: the data module of the run.
+        limit: most examples of each of the three, evenly spaced.
+    """
+    examples, validation = data.train_examples, data.validation_examples
+    chosen = [
+        kind[evenly(len(kind), limit)]
+        for kind in (examples.is_noisy.nonzero()[:, 0], (~examples.is_noisy).nonzero()[:, 0])
+    ]
+    return {
+        TRAIN: data.loader(examples.subset(torch.cat(chosen).sort().values)),
+        VALIDATION: data.loader(validation.subset(evenly(len(validation), limit))),
+    }
+
+
+def score(model: nn.Module, loaders: Mapping[int, InMemoryLoader]) -> dict[str, float]:
+    """Return the metrics of ``SCORED`` that the examples allow, as values of a row, each accuracy with its n."""
+    return scored(predict(model, loaders, next(model.parameters()).device))
+
+
+def scored(table: ExampleTable) -> dict[str, float]:
+    """Return the metrics of ``SCORED`` that a table allows, as values of a row."""
+    row: dict[str, float] = {}
+    for name, metric in metrics.compute(table).items():
+        if name in SCORED and metric.n:
+            row[name] = metric.value
+            if name in metrics.ACCURACIES:
+                row[f"{name}_n"] = metric.n
+    return row
+
+
+def mean_row(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Return the means of several draws, the sample standard deviation of each metric as ``<metric>_sd``, and draws."""
+    found: dict[str, float] = {}
+    for name in rows[0]:
+        values = torch.tensor([float(row[name]) for row in rows], dtype=torch.float64)
+        if name.endswith("_n"):
+            found[name] = rows[0][name]
+            continue
+        found[name] = float(values.mean())
+        found[f"{name}_sd"] = float(values.std()) if len(rows) > 1 else math.nan
+    return {**found, "draws": len(rows)}

@@ -1,0 +1,264 @@
+"""Scorecards: six criteria after MUSE, and whether a removal lasts; pure functions of result tables.
+
+Criteria are 1 where an edit does as well as is hoped for, and 0 where it achieves nothing; they are not clipped.
+Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), translated from text to labelled images.
+"""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vitmem.evaluation.recovery import BASE, MEMORY, RETRAIN, Value, recovery
+
+CRITERIA = {
+    "verbatim": "share of the memory removed, on the images as they were learnt: 1 - recovery",
+    "views": "the same, where one altered copy with its wrong label is enough (attack `views`)",
+    "privacy": "1 - |PrivLeak| / 100, worst over the scores of attack `membership`",
+    "utility": "validation accuracy / that of base",
+    "scale": "lowest `verbatim` over noise rates",
+    "sustained": "validation accuracy / that of base, after the edit was repeated (attack `sequential`)",
+}
+ATTACKS = ("relearn", "quantize", "views", "compress")
+VALIDATION = "validation_accuracy"
+COLUMNS = ("experiment", "seed", "id", "criterion", "value", "reason")
+
+
+@dataclass(frozen=True)
+class Durability:
+    """When a removal counts as durable; shares are of the memory that base has above retrain.
+
+    Args:
+        left: most memory left by the edit itself; above it there is nothing to be durable.
+        back: most memory that any setting of ``ATTACKS`` brings back.
+        drop: settings that take more than this from the validation accuracy do not count: who destroys a model has
+            recovered nothing.
+    """
+
+    left: float = 0.25
+    back: float = 0.1
+    drop: float = 0.1
+
+
+RULE = Durability()
+
+
+def scorecards(
+    rows: Sequence[Mapping],
+    attacks: Sequence[Mapping],
+    others: Sequence[Sequence[Mapping]] = (),
+    rule: Durability = RULE,
+) -> list[dict]:
+    """Return, for each model that was attacked, its criteria by seed, what attacks brought back, and a verdict.
+
+    Args:
+        rows: of the results table.
+        attacks: rows as ``recovery.with_recovery`` returns them.
+        others: results tables of the same models at other noise rates.
+        rule: of the verdict.
+
+    Returns:
+        Rows of ``COLUMNS``. The verdict (criterion ``durable``) has no seed: 1, 0, or NaN where it is open.
+    """
+    attacked = {(row["seed"], row["id"]) for row in attacks}
+    cards: list[dict] = []
+    for name in dict.fromkeys(row["id"] for row in rows):
+        own = [row for row in rows if row["id"] == name and (row["seed"], name) in attacked]
+        left, back = [], []
+        for row in own:
+            seed = row["seed"]
+            base, retrain = (_row(rows, seed, reference) for reference in (BASE, RETRAIN))
+            theirs = [a for a in attacks if (a["seed"], a["id"]) == (seed, name)]
+            found = criteria(row, base, retrain, theirs, others)
+            lasting = {attack: brought_back(attack, theirs, row, base, retrain, rule.drop) for attack in ATTACKS}
+            identity = {"experiment": row["experiment"], "seed": seed, "id": name}
+            named = {**found, **{f"back_{attack}": value for attack, value in lasting.items()}}
+            cards += [{**identity, "criterion": key, **value._asdict()} for key, value in named.items()]
+            left.append(1 - found["verbatim"].value)
+            back.append(lasting)
+        if own:
+            final = verdict(left, back, rule)
+            identity = {"experiment": own[0]["experiment"], "seed": "", "id": name}
+            cards.append({**identity, "criterion": "durable", **final._asdict()})
+    return cards
+
+
+def criteria(
+    row: Mapping,
+    base: Mapping | None,
+    retrain: Mapping | None,
+    attacks: Sequence[Mapping],
+    others: Sequence[Sequence[Mapping]] = (),
+) -> dict[str, Value]:
+    """Return the six criteria of one model.
+
+    Args:
+        row: its row of the results table.
+        base: the unedited model's row of the same seed, if there is one.
+        retrain: likewise.
+        attacks: the rows of attacks on this model.
+        others: see ``scorecards``.
+    """
+    verbatim = _removed(_memory(row, base, retrain))
+    views = [a for a in attacks if (a["attack"], a["metric"], a.get("view")) == ("views", "recovery", "any")]
+    leaks = [abs(a["value"]) for a in attacks if (a["attack"], a["metric"]) == ("membership", "priv_leak")]
+    leaks = [leak for leak in leaks if not math.isnan(leak)]
+    rounds = {a["round"]: a["value"] for a in attacks if (a["attack"], a["metric"]) == ("sequential", VALIDATION)}
+    rates = [_memory(*(_row(t, row["seed"], i) for i in (row["id"], BASE, RETRAIN))).value for t in others]
+    known = [1 - value for value in rates if not math.isnan(value)]
+    return {
+        "verbatim": verbatim,
+        "views": _removed(Value(_number(views[0]["value"]), views[0].get("reason", "")))
+        if views
+        else _not_attacked("views"),
+        "privacy": Value(1 - max(leaks) / 100) if leaks else _not_attacked("membership", "with a retrain model"),
+        "utility": _share(row.get(VALIDATION), base),
+        "scale": Value(min(verbatim.value, *known))
+        if known and not math.isnan(verbatim.value)
+        else Value(math.nan, "measured at one noise rate only; needs results of others"),
+        "sustained": _share(rounds[max(rounds)], base) if rounds else _not_attacked("sequential"),
+    }
+
+
+def brought_back(
+    attack: str,
+    attacks: Sequence[Mapping],
+    row: Mapping,
+    base: Mapping | None,
+    retrain: Mapping | None,
+    drop: float,
+) -> Value:
+    """Return the most memory that a setting of an attack brought back, and which setting did.
+
+    Memory is that above retrain under the same attack, as a share of base's unattacked; the start is the unattacked
+    model, on the same examples where the attack has a step 0.
+
+    Args:
+        attack: id of the attack.
+        attacks: the rows of attacks on this model.
+        row: the model's row of the results table.
+        base: the unedited model's.
+        retrain: the retrained model's.
+        drop: see ``Durability``.
+    """
+    settings: dict[tuple, dict[str, float]] = {}
+    for a in attacks:
+        if a["attack"] == attack and a["metric"] in ("excess", VALIDATION):
+            settings.setdefault(_setting(a), {})[a["metric"]] = _number(a["value"])
+    if not settings:
+        return _not_attacked(attack)
+    if base is None or retrain is None or not _number(base[MEMORY]) > _number(retrain[MEMORY]):
+        return Value(math.nan, "needs base and retrain, and more memory in base")
+    total, unattacked = base[MEMORY] - retrain[MEMORY], row[MEMORY] - retrain[MEMORY]
+    rises: dict[str, float] = {}
+    for setting, found in settings.items():
+        first = settings.get(tuple((k, 0 if k == "step" else v) for k, v in setting), {}) if _has_step(setting) else {}
+        start, validation = first.get("excess", unattacked), first.get(VALIDATION, row[VALIDATION])
+        rise = (found.get("excess", math.nan) - start) / total
+        if not math.isnan(rise) and found.get(VALIDATION, validation) >= validation - drop - 1e-12:
+            rises[" ".join(f"{key} {value}" for key, value in setting)] = rise
+    if not rises:
+        return Value(math.nan, "every setting destroys the model, or retrain was not attacked")
+    worst = max(rises, key=rises.__getitem__)
+    return Value(rises[worst], worst)
+
+
+def verdict(left: Sequence[float], back: Sequence[Mapping[str, Value]], rule: Durability = RULE) -> Value:
+    """Return 1 if the removal lasts in every seed, 0 if it does not, NaN if that is open; and why.
+
+    Args:
+        left: share of the memory that the edit left, by seed.
+        back: what each attack brought back, by seed.
+        rule: the thresholds.
+    """
+    stated = f"at most {rule.left:g} left and {rule.back:g} brought back in each of {len(left)} seed(s)"
+    if any(math.isnan(value) for value in left):
+        return Value(math.nan, "open: the memory left is not known without base and retrain")
+    if max(left) > rule.left:
+        return Value(0.0, f"not removed: {max(left):.2f} of the memory is left; {stated}")
+    worst = {
+        attack: max((seed[attack] for seed in back), key=lambda v: -math.inf if math.isnan(v.value) else v.value)
+        for attack in back[0]
+    }
+    failed = {attack: value for attack, value in worst.items() if value.value > rule.back}
+    if failed:
+        attack = max(failed, key=lambda name: failed[name].value)
+        return Value(
+            0.0, f"not durable: {attack} ({failed[attack].reason}) brings back {failed[attack].value:.2f}; {stated}"
+        )
+    unknown = [attack for attack in worst if any(math.isnan(seed[attack].value) for seed in back)]
+    if unknown:
+        return Value(math.nan, f"open: {', '.join(unknown)} not measured; {stated}")
+    return Value(1.0, f"durable: {stated}")
+
+
+def _row(rows: Sequence[Mapping], seed: object, name: str) -> Mapping | None:
+    return next((row for row in rows if (row["seed"], row["id"]) == (seed, name)), None)
+
+
+def _number(value: object) -> float:
+    return math.nan if value is None or value == "" else float(value)
+
+
+def _memory(row: Mapping | None, base: Mapping | None, retrain: Mapping | None) -> Value:
+    return recovery(*(None if r is None else _number(r[MEMORY]) for r in (row, base, retrain)))
+
+
+def _removed(memory: Value) -> Value:
+    return Value(1 - memory.value, memory.reason)
+
+
+def _share(value: float | None, base: Mapping | None) -> Value:
+    if base is None or value is None or not _number(base[VALIDATION]) > 0:
+        return Value(math.nan, "needs the validation accuracy of base and of this model")
+    return Value(value / base[VALIDATION])
+
+
+def _not_attacked(attack: str, more: str = "") -> Value:
+    return Value(math.nan, " ".join(["not measured: needs attack", attack, more]).strip())
+
+
+def _setting(row: Mapping) -> tuple:
+    fixed = {"experiment", "seed", "id", "attack", "metric", "value", "low", "high", "sd", "n", "reason"}
+    return tuple((key, value) for key, value in row.items() if key not in fixed and value not in (None, ""))
+
+
+def _has_step(setting: tuple) -> bool:
+    return any(key == "step" for key, _ in setting)
+
+
+def to_csv(cards: Sequence[Mapping]) -> str:
+    """Return scorecards as CSV; NaN is an empty cell."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for card in cards:
+        writer.writerow({**card, "value": "" if math.isnan(card["value"]) else card["value"]})
+    return out.getvalue()
+
+
+def terminal_table(cards: Sequence[Mapping]) -> str:
+    """Return scorecards as text: means over seeds, then what attacks brought back at most, and the verdicts."""
+    names = list(dict.fromkeys(card["id"] for card in cards))
+    header = ["", *CRITERIA, *(f"+{attack}" for attack in ATTACKS)]
+    body = [
+        [name, *(_cell(cards, name, key) for key in (*CRITERIA, *(f"back_{a}" for a in ATTACKS)))] for name in names
+    ]
+    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *body]]
+    lines.insert(1, "-" * len(lines[0]))
+    lines.append(
+        "1 is best; + is the most memory that an attack brought back (share of base's, 0 is best); - not measured"
+    )
+    verdicts = {card["id"]: card["reason"] for card in cards if card["criterion"] == "durable"}
+    lines += [f"{name}: {reason}" for name, reason in verdicts.items() if name not in (BASE, RETRAIN, "clean")]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(cards: Sequence[Mapping], name: str, criterion: str) -> str:
+    values = [
+        c["value"] for c in cards if (c["id"], c["criterion"]) == (name, criterion) and not math.isnan(c["value"])
+    ]
+    return f"{statistics.fmean(values):.3f}" if values else "-"

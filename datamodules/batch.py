@@ -21,6 +21,10 @@ class Batch(NamedTuple):
     index: Tensor  # B, int64
     target: Tensor | None = None  # B K, soft targets in place of the given labels; only where training mixes images
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with every field that is there changed."""
+        return Batch(*(None if field is None else change(field) for field in self))
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:

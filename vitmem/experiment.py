@@ -110,6 +110,10 @@ class Experiment:
             if not fnmatch.filter(ids, pattern):
                 raise ValueError(f"attacked: {pattern!r} matches no edit; there are: {', '.join(ids)}")
 
+    def result_ids(self, planned: PlannedEdit) -> list[str]:
+        """Return the names of the results of an edit: one, or one for each operating point if it is tuned."""
+        return [f"{planned.prefix}-{point}" for point in POINTS] if self.tune and planned.space else [planned.edit_id]
+
     def is_attacked(self, edit_id: str) -> bool:
         """Tell whether an edit is to be attacked."""
         return bool(self.attacks) and any(fnmatch.fnmatch(edit_id, pattern) for pattern in self.attacked)
@@ -136,10 +140,6 @@ def plan_attacks(items: Sequence[Mapping | str]) -> tuple[PlannedAttack, ...]:
             raise ValueError(f"attacks[{number}]: two attacks would be called {attack_id!r}; give one of them an `id`")
         planned[attack_id] = PlannedAttack(attack_id, name, attack)
     return tuple(planned.values())
-
-    def result_ids(self, planned: PlannedEdit) -> list[str]:
-        """Return the names of the results of an edit: one, or one for each operating point if it is tuned."""
-        return [f"{planned.prefix}-{point}" for point in POINTS] if self.tune and planned.space else [planned.edit_id]
 
 
 def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:

@@ -239,7 +239,7 @@ def _forever(loader: InMemoryLoader) -> Iterator[Batch]:
 
 def _moved(batch: Batch | None, where: Tensor) -> Batch | None:
     """Return a batch on the device of a tensor, its images also in the tensor's type."""
-    return batch and Batch(batch.image.to(where), *(field.to(where.device) for field in batch[1:]))
+    return batch and batch.map(lambda field: field.to(where.device))._replace(image=batch.image.to(where))
 
 
 def thawed_copy(model: nn.Module) -> nn.Module:

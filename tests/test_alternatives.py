@@ -12,8 +12,11 @@ from datamodules.digits import Digits
 from datamodules.module import MemorisationData
 from datamodules.noise import Symmetric
 from vitmem import models, training
+from vitmem.averaging import BestEpoch
+from vitmem.keeper import Interrupted
 from vitmem.tied_dropout import TiedDropout, is_fixed, tied_mask, uniform
-from vitmem.training import BestEpoch, Interrupted, TrainConfig, TrainerConfig, fit
+from vitmem.trainer import TrainerConfig
+from vitmem.training import TrainConfig, fit
 
 MODEL = models.ModelConfig(width=16, depth=2, heads=2, patch=4)
 BOTH = TrainConfig(epochs=3, batch_size=250, lr=3e-3, warmup_epochs=1, early_stop=True, tied_fixed=0.3)

@@ -16,7 +16,9 @@ from datamodules.digits import Digits
 from datamodules.module import MemorisationData
 from datamodules.noise import Symmetric
 from vitmem import config, models, training
-from vitmem.training import Interrupted, MemorisationModule, TrainConfig, TrainerConfig, fit
+from vitmem.keeper import Interrupted
+from vitmem.trainer import TrainerConfig
+from vitmem.training import MemorisationModule, TrainConfig, fit
 
 ALL = Augment(flip=True, pad=1, randaugment=1, erase=0.5, mixup=0.4, cutmix=1.0)
 MODEL = models.ModelConfig(width=16, depth=1, heads=2, patch=4, dropout=0.1)

@@ -19,7 +19,8 @@ from vitmem.attacks import scores as s
 from vitmem.attacks.membership import Membership, audit
 from vitmem.attacks.shadows import Shadow, ShadowCache, confidences, make_pairs, wrong_validation
 from vitmem.config import RunConfig
-from vitmem.training import TrainConfig, TrainerConfig
+from vitmem.trainer import TrainerConfig
+from vitmem.training import TrainConfig
 
 RNG = np.random.RandomState(0)
 

@@ -19,7 +19,9 @@ from vitmem import models, training
 from vitmem.cli import main
 from vitmem.curvature.cache import CurvatureConfig
 from vitmem.editing import EditData
-from vitmem.training import Interrupted, TrainConfig, TrainerConfig, fit
+from vitmem.keeper import Interrupted
+from vitmem.trainer import TrainerConfig
+from vitmem.training import TrainConfig, fit
 
 MODEL = models.ModelConfig(width=16, depth=1, heads=2, patch=4)
 TRAIN = TrainConfig(epochs=2, batch_size=16, warmup_epochs=1)

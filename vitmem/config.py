@@ -23,7 +23,8 @@ from datamodules.registry import lookup
 from vitmem.attacks import Attack, attacks
 from vitmem.editing import Edit, edits
 from vitmem.models import ModelConfig
-from vitmem.training import TrainConfig, TrainerConfig
+from vitmem.trainer import TrainerConfig
+from vitmem.training import TrainConfig
 
 
 class Parser(ArgumentParser):

@@ -87,7 +87,7 @@ def projection(moment_II: Tensor, alpha: float) -> Tensor:
 def first(batches: Iterable[Batch], examples: int) -> Iterator[Batch]:
     """Yield batches until a number of examples is reached."""
     for batch in batches:
-        yield batch.map(lambda field: field[:examples])
+        yield batch.map(lambda field, n=examples: field[:n])
         examples -= len(batch.index)
         if examples <= 0:
             return

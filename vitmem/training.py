@@ -226,6 +226,10 @@ class MemorisationModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Restore what ``on_save_checkpoint`` kept."""
+        if not isinstance(checkpoint["epoch_loss"], Tensor):
+            raise ValueError(
+                "the checkpoint is of an earlier vitmem and cannot be gone on from; train again with --force"
+            )
         self._loader_state = checkpoint["loader"]
         self.history = checkpoint["history"]
         self._epoch_loss = checkpoint["epoch_loss"] * is_main()  # the sum over all processes

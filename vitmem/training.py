@@ -228,7 +228,7 @@ class MemorisationModule(L.LightningModule):
         """Restore what ``on_save_checkpoint`` kept."""
         if not isinstance(checkpoint["epoch_loss"], Tensor):
             raise ValueError(
-                "the checkpoint is of an earlier vitmem and cannot be gone on from; train again with --force"
+                "the checkpoint is of an earlier vitmem: train again with --force"
             )
         self._loader_state = checkpoint["loader"]
         self.history = checkpoint["history"]

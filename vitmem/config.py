@@ -89,6 +89,11 @@ class RunConfig:
             raise ValueError(f"seed is {self.seed}; it must be in [0, 2^63)")
         if self.trainer.strategy == "fsdp" and (self.train.ema or self.train.early_stop or self.train.tied_fixed < 1):
             raise ValueError("train.ema, early_stop and tied_fixed need whole weights, but fsdp shards them; use ddp")
+        if self.train.tied_fixed < 1 and (self.trainer.grad_checkpointing or self.augment.mixup or self.augment.cutmix):
+            raise ValueError(
+                f"train.tied_fixed is {self.train.tied_fixed}, which ties units to single examples; it cannot be combined "
+                "with augment.mixup, augment.cutmix or trainer.grad_checkpointing"
+            )
 
     def to_dict(self) -> dict:
         """Return the resolved configuration: every default written out."""

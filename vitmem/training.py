@@ -146,11 +146,14 @@ class MemorisationModule(L.LightningModule):
         """Start the epoch's mean loss; see to it that the last epoch is evaluated."""
         self._epoch_loss = torch.zeros(2, device=self.device)
         self._evaluated = False
-        if self.current_epoch == self.config.epochs - 1:
-            self.trainer.check_val_every_n_epoch = 1
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Key the dropout noise by (seed, step), and by the part of the step where several share it."""
+        """Key the dropout noise by (seed, step), and by the part of the step where several share it.
+
+        The last epoch is always evaluated; its start may have been before the training was resumed.
+        """
+        if self.current_epoch == self.config.epochs - 1:
+            self.trainer.check_val_every_n_epoch = 1
         own: Share = self.trainer.train_dataloader.share
         part = (self.global_step * own.accumulate + batch_idx % own.accumulate) * own.processes + own.rank
         torch.manual_seed(keyed_seed(self.seed, part, 2))

@@ -50,6 +50,8 @@ def fine_tune(
 
 
 def _passes(loader: InMemoryLoader):
+    if len(loader) == 0:
+        raise ValueError("the attack has no example to train on")
     for epoch in itertools.count():
         loader.set_epoch(epoch)
         yield from loader

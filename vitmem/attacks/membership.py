@@ -42,8 +42,8 @@ class Membership(Attack):
     rmia_a: float = 0.3
 
     def __post_init__(self):
-        if self.shadows < 0 or self.shadows == 1:
-            raise ValueError(f"shadows is {self.shadows}; use 0, or at least 2 so that each example is left out once")
+        if self.shadows < 0 or self.shadows % 2:
+            raise ValueError(f"shadows is {self.shadows}; use 0 or an even number, so that each example is left out by half")
         if not 0 <= self.rmia_a <= 1:
             raise ValueError(f"rmia_a is {self.rmia_a}; it must be in [0, 1]")
 
@@ -63,7 +63,7 @@ class Membership(Attack):
             found_retrain = found
         rows, undefined = [], {}
         for name, values in found.items():
-            reference = s.auc(*found_retrain[name]) if found_retrain else math.nan
+            reference = audit(*found_retrain[name])["auc"] if found_retrain else math.nan
             rows.append({"score": name, **audit(*values, reference)})
             undefined |= {f"{name}.{metric}": why for metric, why in reasons(rows[-1], bool(found_retrain)).items()}
         _keep_scores(pairs, found, data)

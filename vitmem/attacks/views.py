@@ -95,7 +95,7 @@ class Views(Attack):
         shape = data.data.data.image_shape
         for name, view in self.views(shape).items() if len(chosen) else ():
             loader = data.data.loader(chosen, seed=seed)
-            loader.augment = _on_pixels(view, loader.mean, loader.std)
+            loader.augment = _on_pixels(view)
             tables[name] = predict(model, {TRAIN: loader}, device)
         rows = [{"view": name, **scored(table)} for name, table in tables.items()]
         altered = [table for name, table in tables.items() if name != "identity"]
@@ -111,9 +111,14 @@ class Views(Attack):
         return AttackResult(rows, report)
 
 
-def _on_pixels(view: View, mean: Tensor, std: Tensor) -> View:
-    """Return a view of images in [0, 1] as one of normalised images."""
-    return lambda x_BCHW, g: (view((x_BCHW * std + mean).clamp(0, 1), g).clamp(0, 1) - mean) / std
+def _on_pixels(view: View) -> Callable:
+    """Return a view of images in [0, 1] as a loader's augmentation."""
+
+    def augment(raw_BCHW, label_B, normalise, seed):
+        x_BCHW = raw_BCHW.float() / 255 if raw_BCHW.dtype == torch.uint8 else raw_BCHW.float()
+        return normalise(view(x_BCHW, torch.Generator().manual_seed(seed)).clamp(0, 1)), None
+
+    return augment
 
 
 def _shifted(dx: int, dy: int) -> View:

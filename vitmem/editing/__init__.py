@@ -41,12 +41,12 @@ class EditDiverged(Exception):
     """An edit whose loss or weights are not finite: a row of the table says so, and nothing else stops."""
 
 
-TRACKS = ("label-free", "retain labels", "known noisy examples")
+TRACKS = ("label-free", "right labels", "known noisy examples")
 
 
 def track(sees: frozenset[str]) -> str:
-    """Return with which edits one that sees this may be compared: one of ``TRACKS``."""
-    return TRACKS[2] if "forget" in sees else TRACKS[1] if "retain" in sees else TRACKS[0]
+    """Return with which edits one that sees this may be compared: one of ``TRACKS``; validation labels are right ones."""
+    return TRACKS[2] if "forget" in sees else TRACKS[1] if sees & {"retain", "validation"} else TRACKS[0]
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,17 @@ class EditData:
         """Return the training examples whose labels were verified to be right: all clean ones."""
         self._allow("retain")
         examples = self._data.train_examples
-        return self._loader(examples.subset(~examples.is_noisy), batch_size, **options)
+        return self.serve(examples.subset(~examples.is_noisy), batch_size, **options)
 
     def forget(self, batch_size: int, **options) -> InMemoryLoader:
         """Return the training examples whose labels are known to be wrong."""
         self._allow("forget")
-        return self._loader(self._data.train_examples.subset(self._known), batch_size, **options)
+        return self.serve(self._data.train_examples.subset(self._known), batch_size, **options)
 
     def validation(self, batch_size: int) -> InMemoryLoader:
         """Return the validation examples of even index; the others are kept for reporting."""
         self._allow("validation")
-        return self._loader(tuning_half(self._data.validation_examples), batch_size)
+        return self.serve(tuning_half(self._data.validation_examples), batch_size)
 
     def curvature(self, model: nn.Module, config: CurvatureConfig) -> Curvature:
         """Return the curvature of a model on the images that the options choose, from the cache if it is there."""
@@ -202,10 +202,10 @@ class EditData:
             drawn = torch.randperm(len(chosen), generator=keyed_generator(seed, 4))[:examples].sort().values
             chosen = chosen.subset(drawn)
         rank, processes = share() if shared else (0, 1)
-        return MaskedLoader(self._loader(chosen.subset(slice(rank, None, processes)), batch_size), with_labels)
+        return MaskedLoader(self.serve(chosen.subset(slice(rank, None, processes)), batch_size), with_labels)
 
-    def _loader(self, examples: Examples, batch_size: int, **options) -> InMemoryLoader:
-        """Return a loader whose batches are counted."""
+    def serve(self, examples: Examples, batch_size: int, **options) -> InMemoryLoader:
+        """Return a loader whose batches are counted, over examples that an edit was given, or made from these."""
         loader = self._data.loader(examples, batch_size, **options)
         serve = loader.batch
 

@@ -192,7 +192,13 @@ def midpoint(before: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dic
 
 
 def forever(loader):
-    """Yield the batches of a loader again and again, in a new order each time."""
+    """Yield the batches of a loader again and again, in a new order each time.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if len(loader) == 0:
+        raise ValueError("there is no example of the kind that this edit trains on, and it needs some")
     for epoch in itertools.count():
         loader.set_epoch(epoch)
         yield from loader

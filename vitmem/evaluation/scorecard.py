@@ -103,7 +103,7 @@ def criteria(
     """
     verbatim = _removed(_memory(row, base, retrain))
     views = [a for a in attacks if (a["attack"], a["metric"], a.get("view")) == ("views", "recovery", "any")]
-    leaks = [abs(a["value"]) for a in attacks if (a["attack"], a["metric"]) == ("membership", "priv_leak")]
+    leaks = [abs(_number(a["value"])) for a in attacks if (a["attack"], a["metric"]) == ("membership", "priv_leak")]
     leaks = [leak for leak in leaks if not math.isnan(leak)]
     rounds = {a["round"]: a["value"] for a in attacks if (a["attack"], a["metric"]) == ("sequential", VALIDATION)}
     rates = [_memory(*(_row(t, row["seed"], i) for i in (row["id"], BASE, RETRAIN))).value for t in others]

@@ -118,7 +118,7 @@ def test_curvature_of_the_known_ones_is_not_that_of_others():
 
 def test_tracks():
     assert track(frozenset({"unlabeled", "validation", "given"})) == "label-free"
-    assert track(frozenset({"retain", "unlabeled"})) == "retain labels"
+    assert track(frozenset({"retain", "unlabeled"})) == "right labels"
     assert track(frozenset({"retain", "forget"})) == "known noisy examples"
 
 

@@ -117,7 +117,8 @@ def test_curvature_of_the_known_ones_is_not_that_of_others():
 
 
 def test_tracks():
-    assert track(frozenset({"unlabeled", "validation", "given"})) == "label-free"
+    assert track(frozenset({"unlabeled", "given"})) == "label-free"
+    assert track(frozenset({"unlabeled", "validation"})) == "right labels"
     assert track(frozenset({"retain", "unlabeled"})) == "right labels"
     assert track(frozenset({"retain", "forget"})) == "known noisy examples"
 

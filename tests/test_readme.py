@@ -46,7 +46,12 @@ def test_every_command_is_understood(command, monkeypatch):
     def reached(*arguments, **options):
         raise Reached
 
-    for module, name in ((stages, "train"), (stages.TrainedRun, "open"), (experiment, "run")):
+    for module, name in (
+        (stages, "train"),
+        (stages, "make_data"),
+        (stages.TrainedRun, "open"),
+        (experiment, "run"),
+    ):
         monkeypatch.setattr(module, name, reached)
     monkeypatch.chdir(ROOT)
     arguments = shlex.split(re.sub(r"^(python -m )?vitmem ", "", command))
@@ -59,7 +64,8 @@ def test_every_command_is_understood(command, monkeypatch):
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
 def test_experiment_files_are_complete(path):
     header = path.read_text().split("\nname:")[0]
-    for word in ("# Claim:", "# Source:", "# Command:", "# Hardware and cost:", "# Expected:"):
+    assert re.match("# (Claim|Question):", header)
+    for word in ("# Source:", "# Command:", "# Hardware and cost:", "# Expected:"):
         assert word in header
 
 

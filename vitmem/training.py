@@ -233,6 +233,7 @@ class MemorisationModule(L.LightningModule):
             raise ValueError(
                 "the checkpoint is of an earlier vitmem: train again with --force"
             )
+        self.trainer.precision_plugin.convert_module(self)  # Lightning would only after it loaded the weights, rounded
         self._loader_state = checkpoint["loader"]
         self.history = checkpoint["history"]
         self._epoch_loss = checkpoint["epoch_loss"] * is_main()  # the sum over all processes

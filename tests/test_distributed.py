@@ -28,6 +28,7 @@ from vitmem.curvature.spectrum import Eigenbasis
 from vitmem.distributed import process_group, share
 from vitmem.editing import EditData
 from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs
+from vitmem.editing.prune import Wanda
 from vitmem.models import select_layers
 
 BLOCKS = "blocks.* head"
@@ -101,11 +102,19 @@ def edit_all(cache_folder, folder):
         torch.save(stored, folder / f"{name}.pt")
 
 
+def prune(folder):
+    """Store the weights of the digits model after the edit that looks at inputs."""
+    edit = Wanda(examples=11, batch_size=4)
+    state = edit.apply(vit(classes=10), EditData(DATA, edit.sees), keyed_generator(0)).state_dict
+    torch.save(state, folder / "wanda.pt")
+
+
 def work(folder):
     """What each of the two processes does."""
     own = folder / f"rank{share()[0]}"
     (own / "again").mkdir(parents=True)
     collect_all(own)
+    prune(own)
     edit_all(folder / "factors", own)
     edit_all(folder / "factors", own / "again")  # now from the files
 
@@ -170,6 +179,7 @@ def folders(tmp_path_factory):
     together, alone = tmp_path_factory.mktemp("together"), tmp_path_factory.mktemp("alone")
     launch([__file__, str(together)], together)
     collect_all(alone)
+    prune(alone)
     edit_all(alone / "factors", alone)
     return together, alone
 
@@ -238,6 +248,14 @@ def test_edits_in_two_processes_equal_the_edit_in_one(folders, name):
         assert relative(values["mu_I"], expected[layer]["mu_I"]) < 1e-12
         if name != "random_pairs":  # may keep pairs of zero mass, whose eigenvectors are arbitrary
             assert relative(values["weight"], expected[layer]["weight"]) < 1e-8
+
+
+def test_two_processes_prune_as_one(folders):
+    together, alone = folders
+    expected = load(alone / "wanda.pt")
+    for rank in range(2):
+        found = load(together / f"rank{rank}" / "wanda.pt")
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("name", ["ekfac", "ekfac_one"])

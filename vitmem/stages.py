@@ -189,7 +189,7 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
 
 
 def _result(config: RunConfig) -> RunConfig:
-    """Return a configuration without what changes results by rounding only: a run may go on on other devices."""
+    """Return a configuration without the devices: a run may go on on others."""
     elsewhere = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))
 

@@ -287,6 +287,34 @@ def test_a_process_that_fails_or_hangs_stops_both_and_is_heard(tmp_path, script,
         launch(["-c", script], tmp_path, seconds)
 
 
+STOPS = """
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+from vitmem.checkpoints import SafeCheckpointIO
+from vitmem.distributed import all_sum, process_group, share
+from vitmem.keeper import Interrupted, Keeper
+with process_group():
+    keeper = Keeper(Path(), SafeCheckpointIO(True), minutes=1, epochs=0, line_seconds=None)
+    if share()[0] == 1:  # it alone is told to end, and does not know that the last checkpoint could not be written
+        keeper.stop_signal, keeper.saved_step = signal.SIGTERM, 3
+    saved = []
+    keeper.save = lambda trainer: saved.append(int(all_sum(torch.ones(()))))
+    assert keeper.signals() == (False, signal.SIGTERM)
+    try:
+        keeper.stop(SimpleNamespace(global_step=3), signal.SIGTERM)
+    except Interrupted as error:
+        assert (saved, error.code) == ([2], 143)
+    else:
+        raise AssertionError("it goes on")
+"""
+
+
+def test_a_signal_to_one_process_stops_both(tmp_path):
+    launch(["-c", STOPS], tmp_path)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with process_group():

@@ -7,9 +7,11 @@ Legend: N images, B images of a batch, C channels, H x W pixels.
 import hashlib
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -194,9 +196,22 @@ class _Queue:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Let Ctrl-C end the training, not its workers: the current step is finished and saved first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's way of ending a worker that hangs
+    """Let a signal to the whole group end the training, not its workers: the step is finished and saved first.
+
+    Only the parent's SIGTERM counts, by which Python ends its children; ignored, it would wait for them for ever.
+    """
+    for number in (signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(parent_process().pid,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class StreamingLoader(InMemoryLoader):

@@ -184,7 +184,7 @@ def memory_worker(options) -> None:
         sides[options.worker]()
         print(torch.cuda.max_memory_allocated() - before)
         return
-    activation_pass(model, [Batch(*(field[:1] for field in batch))], maps)  # libraries set up buffers of their own
+    activation_pass(model, [batch.map(lambda field: field[:1])], maps)  # libraries set up buffers of their own
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again at what is in use
     before = resident("VmRSS")
     sides[options.worker]()

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,18 +163,20 @@ def test_only_training_batches_are_augmented():
 
 def test_soft_targets_enter_the_loss_only_where_images_are_mixed():
     model = models.create(MODEL.timm_arguments((1, 8, 8), 4), seed=0).eval()
-    module = MemorisationModule(model, TrainConfig(label_smoothing=0.1), 4, seed=0)
+    module = MemorisationModule(model, TrainConfig(label_smoothing=0.1), seed=0)
     image, label = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    trainer = SimpleNamespace(train_dataloader=InMemoryLoader(Examples(image, label, label, label), 3))
+    module.trainer = trainer
     target = torch.tensor([[0.3, 0.7, 0, 0], [0, 1, 0, 0], [0, 0, 0.5, 0.5]])
     batch = Batch(image, label, label, label == 9, label)
     losses = []
     for soft in (None, target):
-        module._epoch_loss = {"sum": torch.zeros(()), "steps": 0}
+        module._epoch_loss = torch.zeros(2)
         losses.append(float(module.training_step(batch._replace(target=soft), 0).detach()))
     log_p = model(image).log_softmax(1)
     for loss, soft in zip(losses, (F.one_hot(label, 4), target), strict=True):
         smooth = 0.9 * soft + 0.1 / 4
-        assert loss == pytest.approx(float(-(smooth * log_p).sum(1).mean()), abs=1e-6)
+        assert loss == pytest.approx(float(-(smooth * log_p).sum(1).mean().detach()), abs=1e-6)
 
 
 def train(folder, train_config, augment):

@@ -23,11 +23,12 @@ DATA = MemorisationData(Digits(), Symmetric(), batch_size=450, seed=3)
 CONFIG = {"epochs": 3, "batch_size": 450, "warmup_epochs": 1, "eval_every": 3}  # 3 steps an epoch, 9 together
 
 
-def train(folder, **options):
+def train(folder, precision="32-true", **options):
     """Return the weights and metrics.csv of a small training; by default with a checkpoint after every step."""
     folder.mkdir(exist_ok=True)
     config = TrainConfig(**{**CONFIG, "checkpoint_minutes": 0, **options})
-    state, _ = fit(models.create(MODEL, seed=3), DATA, config, TrainerConfig(accelerator="cpu"), seed=3, folder=folder)
+    trainer = TrainerConfig(accelerator="cpu", precision=precision)
+    state, _ = fit(models.create(MODEL, seed=3), DATA, config, trainer, seed=3, folder=folder)
     return state, (folder / "metrics.csv").read_text()
 
 
@@ -85,6 +86,16 @@ def flip_a_bit_of_a_weight(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
+
+
+def test_weights_in_float64_are_not_rounded_where_a_training_goes_on(tmp_path, at_step):
+    expected = train(tmp_path / "whole", "64-true", ema=0.9)
+    at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", "64-true", ema=0.9)
+    at_step(-1, None)
+    assert_same(train(tmp_path / "run", "64-true", ema=0.9), expected)
+    assert expected[0]["head.weight"].dtype == torch.float64
 
 
 DAMAGE = [truncate, fill_with_garbage, flip_a_bit_of_a_weight, lambda path: path.write_bytes(b"")]

@@ -28,6 +28,7 @@ from vitmem.curvature.spectrum import Eigenbasis
 from vitmem.distributed import process_group, share
 from vitmem.editing import EditData
 from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs
+from vitmem.editing.prune import Wanda
 from vitmem.models import select_layers
 
 BLOCKS = "blocks.* head"
@@ -101,11 +102,19 @@ def edit_all(cache_folder, folder):
         torch.save(stored, folder / f"{name}.pt")
 
 
+def prune(folder):
+    """Store the weights of the digits model after the edit that looks at inputs."""
+    edit = Wanda(examples=11, batch_size=4)
+    state = edit.apply(vit(classes=10), EditData(DATA, edit.sees), keyed_generator(0)).state_dict
+    torch.save(state, folder / "wanda.pt")
+
+
 def work(folder):
     """What each of the two processes does."""
     own = folder / f"rank{share()[0]}"
     (own / "again").mkdir(parents=True)
     collect_all(own)
+    prune(own)
     edit_all(folder / "factors", own)
     edit_all(folder / "factors", own / "again")  # now from the files
 
@@ -170,6 +179,7 @@ def folders(tmp_path_factory):
     together, alone = tmp_path_factory.mktemp("together"), tmp_path_factory.mktemp("alone")
     launch([__file__, str(together)], together)
     collect_all(alone)
+    prune(alone)
     edit_all(alone / "factors", alone)
     return together, alone
 
@@ -240,6 +250,14 @@ def test_edits_in_two_processes_equal_the_edit_in_one(folders, name):
             assert relative(values["weight"], expected[layer]["weight"]) < 1e-8
 
 
+def test_two_processes_prune_as_one(folders):
+    together, alone = folders
+    expected = load(alone / "wanda.pt")
+    for rank in range(2):
+        found = load(together / f"rank{rank}" / "wanda.pt")
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 @pytest.mark.parametrize("name", ["ekfac", "ekfac_one"])
 def test_masses_in_the_eigenbasis_of_two_processes_equal_those_of_one(folders, name):
     edit, model = EDITS[name], vit(classes=10)
@@ -267,6 +285,34 @@ def test_masses_in_the_eigenbasis_of_two_processes_equal_those_of_one(folders, n
 def test_a_process_that_fails_or_hangs_stops_both_and_is_heard(tmp_path, script, seconds, message):
     with pytest.raises(AssertionError, match=message):
         launch(["-c", script], tmp_path, seconds)
+
+
+STOPS = """
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+from vitmem.checkpoints import SafeCheckpointIO
+from vitmem.distributed import all_sum, process_group, share
+from vitmem.keeper import Interrupted, Keeper
+with process_group():
+    keeper = Keeper(Path(), SafeCheckpointIO(True), minutes=1, epochs=0, line_seconds=None)
+    if share()[0] == 1:  # it alone is told to end, and does not know that the last checkpoint could not be written
+        keeper.stop_signal, keeper.saved_step = signal.SIGTERM, 3
+    saved = []
+    keeper.save = lambda trainer: saved.append(int(all_sum(torch.ones(()))))
+    assert keeper.signals() == (False, signal.SIGTERM)
+    try:
+        keeper.stop(SimpleNamespace(global_step=3), signal.SIGTERM)
+    except Interrupted as error:
+        assert (saved, error.code) == ([2], 143)
+    else:
+        raise AssertionError("it goes on")
+"""
+
+
+def test_a_signal_to_one_process_stops_both(tmp_path):
+    launch(["-c", STOPS], tmp_path)
 
 
 if __name__ == "__main__":

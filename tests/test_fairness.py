@@ -216,6 +216,15 @@ def test_the_known_share_is_recorded_and_changes_the_edit(cli, registered, run_f
     assert cli("edit", "reader", run_folder, "--known=0")[0] == 2
 
 
+def test_weights_made_again_keep_their_first_cost(run_folder):
+    run, file = TrainedRun.open(run_folder), run_folder / "edits" / "again" / "edit.json"
+    content = run.edit(Reader(), "reader", "again", save=False)
+    content["cost"]["seconds"] = 7.0  # as if it had taken longer at first
+    file.write_text(json.dumps(content))
+    assert run.edit(Reader(), "reader", "again", force=True)["cost"] == content["cost"]
+    assert run.edit(Reader(epochs=1), "reader", "again", force=True)["cost"]["seconds"] == 1.0
+
+
 def test_an_edit_that_diverges_stops_nothing_else(cli, registered, run_folder, tmp_path):
     code, printed, errors = cli("edit", "explode", run_folder)
     assert (code, printed) == (1, "")

@@ -8,8 +8,11 @@ from cases import QUICK
 from torch import nn
 from torch.nn import functional as F
 
+from datamodules.digits import Digits
+from datamodules.module import MemorisationData
+from datamodules.noise import Symmetric
 from vitmem import models
-from vitmem.planning import Plan, forward_flops, saved_bytes, state_bytes
+from vitmem.planning import Plan, forward_flops, image_bytes, saved_bytes, state_bytes
 from vitmem.trainer import TrainerConfig
 
 
@@ -61,10 +64,18 @@ def test_state_bytes_on_several_devices():
     assert state_bytes(100, TrainerConfig(), 4) == 2000
     assert state_bytes(100, TrainerConfig(strategy="fsdp"), 4) == 400
     assert state_bytes(100, TrainerConfig(precision="bf16-true"), 1) == 800
+    assert state_bytes(100, TrainerConfig(), 1, average=True) == 2000
+    assert state_bytes(100, TrainerConfig(strategy="fsdp"), 4, average=True) == 500
+
+
+@pytest.mark.parametrize(("train_on", "images"), [("noisy", 1297 + 500), ("retrain", 1297 + 500 + 1297 - 130)])
+def test_decoded_images_are_counted_once_and_their_copies_too(train_on, images):
+    data = MemorisationData(Digits(), Symmetric(), train_on=train_on)
+    assert image_bytes(data) == images * 64 * data.data.train_image.element_size()
 
 
 def test_hours_add_training_and_evaluation():
-    plan = Plan(1, 1, 1, 1, 1, 1, train_speed=100.0, eval_speed=400.0, train_images=360_000, eval_images=720_000)
+    plan = Plan(1, 1, 1, 1, 1, 1, 1, train_speed=100.0, eval_speed=400.0, train_images=360_000, eval_images=720_000)
     assert plan.hours == pytest.approx(1.0 + 0.5)
 
 

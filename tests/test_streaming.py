@@ -1,6 +1,9 @@
 import csv
+import multiprocessing
 import os
 import signal
+import subprocess
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +17,7 @@ from datamodules.augment import Augment
 from datamodules.batch import Examples, InMemoryLoader
 from datamodules.module import MemorisationData
 from datamodules.noise import Symmetric
-from datamodules.streaming import StreamedImages, StreamingLoader, evenly
+from datamodules.streaming import StreamedImages, StreamingLoader, _leave_signals_to_the_parent, evenly
 from vitmem import models, training
 from vitmem.cli import main
 from vitmem.curvature.cache import CurvatureConfig
@@ -229,6 +232,29 @@ def test_a_streamed_run_is_bitwise_that_of_the_decoded_set_and_resumes(root, tmp
     assert all(torch.equal(found[name], value) for name, value in weights.items())
     assert table == metrics
     assert len(list(csv.DictReader(table.splitlines()))) == 2
+
+
+def worker(pipe):
+    _leave_signals_to_the_parent(0)
+    pipe.send([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)])
+    pipe.recv()
+    pipe.send("still there")
+    time.sleep(60)
+
+
+def test_only_the_parent_ends_a_worker():
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=worker, args=(theirs,), daemon=True)
+    process.start()
+    assert ours.poll(60)
+    assert ours.recv() == [signal.SIG_IGN, signal.SIG_IGN]
+    subprocess.run(["kill", "-TERM", str(process.pid)], check=True)  # what another process sends
+    ours.send("go on")
+    assert ours.poll(60)
+    assert ours.recv() == "still there"
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_positions_are_evenly_spaced():

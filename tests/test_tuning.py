@@ -213,6 +213,22 @@ def test_options_of_the_file_are_fixed():
     assert plan_edits([{"name": "ekfac_auto"}])[0].space == {}
 
 
+@pytest.mark.parametrize(
+    ("item", "space"),
+    [
+        ({"name": "ekfac", "fraction": 0.1}, {"exponent"}),
+        ({"name": "ekfac", "pairs": 9}, {"exponent"}),
+        ({"name": "ekfac", "tau": 1e-6}, {"exponent"}),
+        ({"name": "ekfac", "filter": "hard"}, {"rho"}),
+        ({"name": "finetune", "steps": 9}, {"lr"}),
+        ({"name": "finetune"}, {"lr", "epochs"}),
+        ({"name": "bad_teacher"}, {"lr", "steps"}),
+    ],
+)
+def test_options_without_effect_are_not_searched(item, space):
+    assert set(plan_edits([item])[0].space) == space
+
+
 def test_an_experiment_tunes_each_edit_with_as_many_trials(cli, tmp_path, monkeypatch):
     ours = {**editing.edits(), "shift": Shift}
     for module in ("vitmem.editing", "vitmem.config"):

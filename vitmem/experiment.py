@@ -35,7 +35,7 @@ class PlannedEdit:
         name: registered name.
         edit: the options.
         prefix: what the names of its tuned results start with.
-        space: the options that tuning may choose, all but those that the file gives.
+        space: the options that tuning may choose, all but those that the file gives and those without effect.
     """
 
     edit_id: str
@@ -167,7 +167,7 @@ def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
             except ValueError as error:
                 raise ValueError(f"edits[{number}]: {error}") from error
             label = prefix or name
-            space = {option: spec for option, spec in edit.search.items() if option not in item}
+            space = {option: spec for option, spec in edit.search.items() if option not in {*item, *edit.idle}}
             check_space(name, edit, space)
             tuned = edit_id(label, edit, tuple(swept)) if swept else label
             planned.append(PlannedEdit(edit_id(label, edit, tuple(swept)), name, edit, tuned, space))

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from vitmem.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO
-from vitmem.distributed import all_sum, is_main
+from vitmem.distributed import agreed, all_sum, is_main
 from vitmem.runs import write_atomically
 
 ACCURACIES = ("memorized_accuracy", "ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
@@ -98,7 +98,7 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
     def _warn(self, problem: str) -> None:
         print(f"vitmem: {problem}; training goes on, and it will be tried again", file=sys.stderr, flush=True)
 
-    def _signals(self) -> tuple[bool, int]:
+    def signals(self) -> tuple[bool, int]:
         """Return whether a checkpoint is due, by the main process's clock, and the signal to end: all agree on both."""
         due = is_main() and time.monotonic() - self.saved_at > self.seconds
         votes = [due, self.stop_signal == signal.SIGINT, self.stop_signal not in (0, signal.SIGINT)]
@@ -107,7 +107,7 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
 
     def stop(self, trainer: L.Trainer, number: int) -> None:
         """Save the state and leave, as ``leave``."""
-        if self.saved_step != trainer.global_step:
+        if agreed(self.saved_step != trainer.global_step):  # only the main process knows whether it was written
             self.save(trainer)
         self.leave(trainer, number)
 
@@ -130,7 +130,7 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
         """Save when the time has come, or when told to end; the last step of an epoch leaves it to the epoch."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or batch_idx + 1 == trainer.num_training_batches:
             return
-        due, number = self._signals()
+        due, number = self.signals()
         if number:
             self.stop(trainer, number)
         if due:
@@ -148,7 +148,7 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
             if self.line_seconds is not None and (done == epochs or waited > self.line_seconds):
                 self.printed_at = time.monotonic()
                 print(progress_line(pl_module.history[-1], epochs), flush=True)
-        due, number = self._signals()
+        due, number = self.signals()
         if due or done == epochs or (self.epochs and done % self.epochs == 0):
             self.save(trainer)
         if number and done < epochs:

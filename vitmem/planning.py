@@ -31,7 +31,8 @@ class Plan:
         parameters: of the model.
         forward_flops: of one image; a multiplication with its addition counts as 2.
         batch: images that a device has at a time.
-        state_bytes: weights, gradients and AdamW's two moments, on each device.
+        state_bytes: weights, gradients, AdamW's two moments and the weights' average, on each device.
+        image_bytes: decoded images, on each device.
         activation_bytes: what the backward pass needs of one image.
         probed_batch: images at a time in the probe: ``batch``, or fewer where that many took too long or did not fit.
         train_speed: images per second in training, over all devices.
@@ -44,6 +45,7 @@ class Plan:
     forward_flops: int
     batch: int
     state_bytes: int
+    image_bytes: int
     activation_bytes: int
     probed_batch: int
     train_speed: float
@@ -62,13 +64,14 @@ class Plan:
         Args:
             where: the devices.
         """
-        total = (self.state_bytes + self.batch * self.activation_bytes) / 1e9
+        total = (self.state_bytes + self.image_bytes + self.batch * self.activation_bytes) / 1e9
         return [
             f"model: {self.parameters / 1e6:.3g} M parameters; {self.forward_flops / 1e9:.3g} GFLOPs forward per image",
             f"work: {self.train_images:,} training images (forward and backward: "
             f"{3 * self.forward_flops * self.train_images:.2e} FLOPs) and {self.eval_images:,} evaluated images",
-            f"memory of each device: about {total:.3g} GB: {self.state_bytes / 1e9:.3g} GB for weights, gradients and "
-            f"AdamW's moments, and {self.activation_bytes / 1e6:.3g} MB for each of {self.batch} images at a time",
+            f"memory of each device: about {total:.3g} GB: {self.state_bytes / 1e9:.3g} GB for weights, gradients, "
+            f"AdamW's moments and an average, {self.image_bytes / 1e9:.3g} GB for decoded images, and "
+            f"{self.activation_bytes / 1e6:.3g} MB for each of {self.batch} images at a time",
             f"speed: {self.train_speed:,.3g} images/s in training, {self.eval_speed:,.3g} in evaluation, on {where} "
             f"(measured on one, with {self.probed_batch} images at a time)",
             f"time: about {self.hours:.3g} hours",
@@ -96,7 +99,8 @@ def plan(config: RunConfig, data: MemorisationData) -> Plan:
         parameters=parameters,
         forward_flops=forward_flops(models.create(arguments, device="meta"), data.data.image_shape),
         batch=batch,
-        state_bytes=state_bytes(parameters, config.trainer, processes),
+        state_bytes=state_bytes(parameters, config.trainer, processes, average=train.ema > 0),
+        image_bytes=image_bytes(data),
         activation_bytes=activations,
         probed_batch=probed,
         train_speed=processes * probed / train_seconds,
@@ -119,16 +123,25 @@ def forward_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     return counter.get_total_flops()
 
 
-def state_bytes(parameters: int, trainer: TrainerConfig, processes: int) -> int:
-    """Return the bytes of weights, gradients and AdamW's two moments on each device.
+def state_bytes(parameters: int, trainer: TrainerConfig, processes: int, average: bool = False) -> int:
+    """Return the bytes of weights, gradients, AdamW's two moments and, if there is one, the average on each device.
 
-    Mixed precision keeps all four in float32. DDP holds the gradients once more, in the buckets that are summed up;
+    Mixed precision keeps them all in float32. DDP holds the gradients once more, in the buckets that are summed up;
     FSDP divides everything by the number of processes.
     """
     size = {"16-true": 2, "bf16-true": 2, "64-true": 8}.get(str(trainer.precision), 4)
     if processes > 1 and trainer.strategy == "fsdp":
-        return 4 * size * parameters // processes
-    return (4 + (processes > 1)) * size * parameters
+        return (4 + average) * size * parameters // processes
+    return (4 + average + (processes > 1)) * size * parameters
+
+
+def image_bytes(data: MemorisationData) -> int:
+    """Return the bytes of the decoded images; a training set without its noisy examples, or with repeats, is a copy.
+
+    They lie on the device, or beside it if they would fill more than a quarter of a GPU.
+    """
+    images = (data.data.train_image, data.data.validation_image, data.fit_examples().image)
+    return sum({image.data_ptr(): image.nbytes for image in images if isinstance(image, Tensor)}.values())
 
 
 @contextmanager

@@ -189,7 +189,7 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
 
 
 def _result(config: RunConfig) -> RunConfig:
-    """Return a configuration without what changes results by rounding only: a run may go on on other devices."""
+    """Return a configuration without the devices: a run may go on on others."""
     elsewhere = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))
 
@@ -378,6 +378,15 @@ class TrainedRun:
             save_model(folder, result.state_dict, json.loads((self.path / "model.json").read_text()))
         else:
             weights.unlink(missing_ok=True)
+        cost = {
+            "passes": made.passes,
+            "seconds": sum(report.get("seconds", {"apply": made.seconds}).values()),
+            "extra_memory_bytes": made.extra_memory,
+            "extra_parameters": report.get("extra_parameters"),
+        }
+        first = read_json(folder / "edit.json", ("inputs", "cost"))
+        if first and first["inputs"] == inputs:  # the same weights, made again
+            cost = first["cost"]
         content = {
             "id": edit_id,
             "name": name,
@@ -390,12 +399,7 @@ class TrainedRun:
             "status": status,
             "inputs": inputs,
             "report": report,
-            "cost": {
-                "passes": made.passes,
-                "seconds": sum(report.get("seconds", {"apply": made.seconds}).values()),
-                "extra_memory_bytes": made.extra_memory,
-                "extra_parameters": report.get("extra_parameters"),
-            },
+            "cost": cost,
             "weights_sha256": file_digest(weights) if saved else None,
             "provenance": provenance(),
         }

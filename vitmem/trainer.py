@@ -19,7 +19,10 @@ _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")  # what compiled and sharded
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How Lightning's Trainer runs the training; the number of devices changes results by rounding only.
+    """How Lightning's Trainer runs the training.
+
+    The number of devices changes results by rounding only, unless dropout or augmentation is on: their draws depend
+    on it, and on accumulate.
 
     Args:
         accelerator: cpu, gpu or auto.

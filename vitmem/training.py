@@ -230,9 +230,8 @@ class MemorisationModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Restore what ``on_save_checkpoint`` kept."""
         if not isinstance(checkpoint["epoch_loss"], Tensor):
-            raise ValueError(
-                "the checkpoint is of an earlier vitmem: train again with --force"
-            )
+            raise ValueError("the checkpoint is of an earlier vitmem: train again with --force")
+        self.trainer.precision_plugin.convert_module(self)  # Lightning would only after it loaded the weights, rounded
         self._loader_state = checkpoint["loader"]
         self.history = checkpoint["history"]
         self._epoch_loss = checkpoint["epoch_loss"] * is_main()  # the sum over all processes
@@ -320,8 +319,9 @@ def fit(
         share_of_data = Share(engine.global_rank, engine.world_size, trainer.accumulate)
         with keeper.listening(), prepared(model, trainer), sharing(data, share_of_data):
             engine.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-    if keeper.stop_signal:  # in the last epoch
-        keeper.leave(engine, keeper.stop_signal)
+    _, number = keeper.signals()
+    if number:  # in the last epoch
+        keeper.leave(engine, number)
     if is_main():
         keeper.write_metrics(module.history)
     if best:

@@ -65,6 +65,11 @@ class Edit:
     main_option: ClassVar[str | None] = None
     search: ClassVar[dict[str, tuple]] = {}
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Options that have no effect beside the others as they are; tuning leaves them alone."""
+        return frozenset()
+
     def check(self, model: nn.Module) -> None:
         """Raise ValueError if the edit cannot be applied to this model; the weights may be on the meta device."""
 

@@ -67,6 +67,11 @@ class KFAC(CurvatureConfig, Edit):
         return Target(kind, getattr(self, kind))
 
     @property
+    def idle(self) -> frozenset[str]:
+        """What another target replaces, and what only the graded filter has."""
+        return frozenset({"rho"} - {self.target.kind} | ({"exponent"} if self.filter == "hard" else set()))
+
+    @property
     def sees(self) -> frozenset[str]:
         """Images alone, unless labels or the knowledge which are wrong are asked for."""
         if self.split == "validation":

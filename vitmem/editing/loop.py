@@ -83,6 +83,11 @@ class Training(Edit):
             raise ValueError(f"momentum is {self.momentum}; it must be in [0, 1)")
         self.not_negative("weight_decay", "clip")
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Epochs, where steps replace them."""
+        return frozenset({"epochs"} if self.steps else ())
+
     def not_negative(self, *options: str) -> None:
         """Refuse options that are negative or not finite."""
         for option in options:

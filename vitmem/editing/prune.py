@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import linear_maps
+from vitmem.distributed import all_sum
 from vitmem.editing import Edit, EditData, EditResult
 from vitmem.editing.parameters import draw_seed, result, watch_inputs
 from vitmem.models import select_layers
@@ -108,7 +109,8 @@ class Wanda(Edit):
             device = next(model.parameters()).device
             squares = {n: torch.zeros(m.inputs, dtype=torch.float64, device=device) for n, m in maps.items()}
             watch_inputs(model, maps, batches, lambda name, a_TI: squares[name].add_(a_TI.square().sum(0)))
-            return {name: layer.matrix().abs() * squares[name].sqrt() for name, layer in maps.items()}
+            # over all processes: a share of drawn images each, or everything each, which ranks alike
+            return {name: layer.matrix().abs() * all_sum(squares[name]).sqrt() for name, layer in maps.items()}
 
         if self.forget is None:
             calibration = data.unlabeled(self.examples, self.batch_size, seed=draw_seed(generator))

@@ -16,7 +16,7 @@ from vitmem.attacks import AttackData, attacks
 from vitmem.attacks.compress import noised, of_rank, pruned
 from vitmem.attacks.quantize import codes, grid, quantized, same_bucket
 from vitmem.attacks.relearn import Relearn, fine_tuned, marks, split
-from vitmem.attacks.scoring import evenly, score, scored, scoring_sets
+from vitmem.attacks.scoring import SCORED, evenly, score, scored, scoring_sets
 from vitmem.attacks.sequential import Sequential
 from vitmem.attacks.views import Views
 from vitmem.curvature.layers import linear_maps
@@ -121,7 +121,7 @@ def test_evenly_spaced_positions():
 def test_scores_of_all_examples_are_the_ordinary_metrics(data, model):
     expected = metrics.compute(predict(model, dict(enumerate(data.val_dataloader()))))
     found = score(model, scoring_sets(data, 1000))
-    for name in (*metrics.ACCURACIES, "given_cross_entropy"):
+    for name in SCORED:
         assert found[name] == pytest.approx(expected[name].value, rel=1e-6)
     assert found["validation_accuracy_n"] == 20
     few = score(model, scoring_sets(data, 3))

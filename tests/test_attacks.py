@@ -14,8 +14,9 @@ from datamodules.noise import Symmetric
 from datamodules.sources import DataSet, ImageData
 from vitmem.attacks import AttackData, attacks
 from vitmem.attacks.compress import noised, of_rank, pruned
+from vitmem.attacks.finetune import fine_tune
 from vitmem.attacks.quantize import codes, grid, quantized, same_bucket
-from vitmem.attacks.relearn import Relearn, fine_tuned, marks, split
+from vitmem.attacks.relearn import Relearn, marks, split
 from vitmem.attacks.scoring import SCORED, evenly, score, scored, scoring_sets
 from vitmem.attacks.sequential import Sequential
 from vitmem.attacks.views import Views
@@ -173,7 +174,7 @@ def test_relearning_starts_from_the_model_and_learns_what_it_is_shown(data, mode
     assert [row["step"] for row in rows] == [0, 1, 2, 5, 10, 12]
     shown, hidden = split(data, generator())
     assert rows[0]["memorized_accuracy"] == score(model, {TRAIN: data.loader(hidden)})["memorized_accuracy"]
-    (_, student), *_ = list(fine_tuned(model, data.loader(shown, 64), 1e-2, [40]))
+    student = fine_tune(model, data.loader(shown, 64), 40, lr=1e-2)
     assert score(student, {TRAIN: data.loader(shown)})["memorized_accuracy"] > 0.9
 
 
@@ -183,6 +184,14 @@ def test_arms_that_cannot_be_filled_and_divergence_are_told(model, known):
     assert {row["arm"] for row in result.rows} == {"retain"}
     assert result.report["diverged"]
     assert all(math.isfinite(row["given_cross_entropy"]) for row in result.rows)
+
+
+@pytest.mark.parametrize(("rate", "empty"), [(0.0, ["noisy"]), (1.0, ["retain", "drift"])])
+def test_arms_without_an_example_are_skipped(model, tmp_path, rate, empty):
+    known = AttackData(MemorisationData(Random(), Symmetric(rate=rate)), "base", lambda name: model, tmp_path)
+    result = Relearn(arms=("retain", "noisy", "drift"), steps=1).apply(model, known, generator())
+    assert result.report["skipped"] == [f"{arm}: there is no example to train on" for arm in empty]
+    assert {row["arm"] for row in result.rows} == {"retain", "noisy", "drift"} - set(empty)
 
 
 def test_marks_are_log_spaced():

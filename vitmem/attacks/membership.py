@@ -43,7 +43,9 @@ class Membership(Attack):
 
     def __post_init__(self):
         if self.shadows < 0 or self.shadows % 2:
-            raise ValueError(f"shadows is {self.shadows}; use 0 or an even number, so that each example is left out by half")
+            raise ValueError(
+                f"shadows is {self.shadows}; use 0 or an even number, so that each example is left out by half"
+            )
         if not 0 <= self.rmia_a <= 1:
             raise ValueError(f"rmia_a is {self.rmia_a}; it must be in [0, 1]")
 

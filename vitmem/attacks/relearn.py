@@ -106,18 +106,14 @@ class Relearn(Attack):
         retain = examples.subset(position[torch.randperm(len(position), generator=generator)[:most]])
         if arm == "unrelated":
             label = torch.randint(data.data.num_classes, (len(retain),), generator=generator)
-            order = torch.randperm(retain.image[0].numel(), generator=generator)
-            return Examples(retain.image.flatten(1)[:, order].view_as(retain.image), label, label, retain.index)
+            image = retain.image[:]  # streamed ones are decoded
+            order = torch.randperm(math.prod(image.shape[1:]), generator=generator)
+            return Examples(image.flatten(1)[:, order].view_as(image), label, label, retain.index)
         if arm == "drift" and len(retain):
             label = predictions(model, dict(model.state_dict()), data.loader(retain))
             return Examples(retain.image, label, label, retain.index)
         added = shown.subset(torch.arange(_count(arm, len(shown))))
-        return Examples(
-            *(
-                torch.cat([getattr(e, f) for e in (retain, added)])
-                for f in ("image", "given_label", "true_label", "index")
-            )
-        )
+        return Examples.concatenate([retain, added])
 
 
 def _count(arm: str, shown: int) -> int:

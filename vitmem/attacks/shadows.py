@@ -48,9 +48,8 @@ class Pairs:
 
     def chosen(self, kept_P: Tensor) -> Examples:
         """Return the pairs of the pool that a mask chooses."""
-        parts = [self.train.subset(kept_P[: len(self.train)]), self.candidates.subset(kept_P[len(self.train) :])]
-        fields = (torch.cat([getattr(part, name) for part in parts]) for name in Examples.__dataclass_fields__)
-        return Examples(*fields)
+        n = len(self.train)
+        return Examples.concatenate([self.train.subset(kept_P[:n]), self.candidates.subset(kept_P[n:])])
 
 
 def make_pairs(data: MemorisationData) -> Pairs:

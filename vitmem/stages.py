@@ -165,7 +165,9 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
         else:
             folder.check()
             saved = RunConfig.from_dict(yaml.safe_load((path / "config.yaml").read_text()))
-            if _result(saved) != _result(config):  # options that are newer than the folder have their defaults
+            if on_one_device(saved) != on_one_device(
+                config
+            ):  # options that are newer than the folder have their defaults
                 difference = _difference(saved.to_dict(), config.to_dict())
                 raise ValueError(
                     f"{path} holds a run with other settings ({difference}); choose another --name, "
@@ -188,7 +190,7 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
     return False
 
 
-def _result(config: RunConfig) -> RunConfig:
+def on_one_device(config: RunConfig) -> RunConfig:
     """Return a configuration without what changes results by rounding only: a run may go on on other devices."""
     elsewhere = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))

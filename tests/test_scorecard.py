@@ -155,6 +155,18 @@ def test_criteria_by_hand():
     assert {name: found["edit", name]["value"] for name in CRITERIA} == pytest.approx(expected)
 
 
+def test_utility_is_measured_on_what_no_edit_was_tuned_on():
+    held_out = {"base": 0.5, "retrain": 0.5, "edit": 0.4}
+    rows = [row | {"validation_held_out_accuracy": held_out[row["id"]]} for row in RESULTS]
+    values = {"validation_accuracy": 0.6, "validation_held_out_accuracy": 0.3}
+    repeated = flat("sequential", ("round", 1), {"edit": 0.1}, **values)
+    found = cards_of(repeated, rows)
+    assert found["edit", "utility"]["value"] == pytest.approx(0.8)
+    assert found["edit", "sustained"]["value"] == pytest.approx(0.6)
+    rows[0]["validation_held_out_accuracy"] = None  # base's must be there too
+    assert cards_of(repeated, rows)["edit", "utility"]["value"] == pytest.approx(0.9)
+
+
 def test_what_was_not_measured_is_nan_with_the_reason():
     found = cards_of([RELEARNT[2]], [RESULTS[2]])
     assert all(math.isnan(found["edit", name]["value"]) and found["edit", name]["reason"] for name in CRITERIA)

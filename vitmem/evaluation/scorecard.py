@@ -17,12 +17,12 @@ CRITERIA = {
     "verbatim": "share of the memory removed, on the images as they were learnt: 1 - recovery",
     "views": "the same, where one altered copy with its wrong label is enough (attack `views`)",
     "privacy": "1 - |PrivLeak| / 100, worst over the scores of attack `membership`",
-    "utility": "validation accuracy / that of base",
+    "utility": "validation accuracy / that of base, on the half that no edit or tuning sees where it was measured",
     "scale": "lowest `verbatim` over noise rates",
-    "sustained": "validation accuracy / that of base, after the edit was repeated (attack `sequential`)",
+    "sustained": "the same, after the edit was repeated (attack `sequential`)",
 }
 ATTACKS = ("relearn", "quantize", "views", "compress")
-VALIDATION = "validation_accuracy"
+VALIDATION, HELD_OUT = "validation_accuracy", "validation_held_out_accuracy"
 COLUMNS = ("experiment", "seed", "id", "criterion", "value", "reason")
 
 
@@ -105,7 +105,10 @@ def criteria(
     views = [a for a in attacks if (a["attack"], a["metric"], a.get("view")) == ("views", "recovery", "any")]
     leaks = [abs(_number(a["value"])) for a in attacks if (a["attack"], a["metric"]) == ("membership", "priv_leak")]
     leaks = [leak for leak in leaks if not math.isnan(leak)]
-    rounds = {a["round"]: a["value"] for a in attacks if (a["attack"], a["metric"]) == ("sequential", VALIDATION)}
+    rounds: dict[int, dict] = {}
+    for a in attacks:
+        if a["attack"] == "sequential" and a["metric"] in (VALIDATION, HELD_OUT):
+            rounds.setdefault(a["round"], {})[a["metric"]] = a["value"]
     rates = [_memory(*(_row(t, row["seed"], i) for i in (row["id"], BASE, RETRAIN))).value for t in others]
     known = [1 - value for value in rates if not math.isnan(value)]
     return {
@@ -114,7 +117,7 @@ def criteria(
         if views
         else _not_attacked("views"),
         "privacy": Value(1 - max(leaks) / 100) if leaks else _not_attacked("membership", "with a retrain model"),
-        "utility": _share(row.get(VALIDATION), base),
+        "utility": _share(row, base),
         "scale": Value(min(verbatim.value, *known))
         if known and not math.isnan(verbatim.value)
         else Value(math.nan, "measured at one noise rate only; needs results of others"),
@@ -210,10 +213,12 @@ def _removed(memory: Value) -> Value:
     return Value(1 - memory.value, memory.reason)
 
 
-def _share(value: float | None, base: Mapping | None) -> Value:
-    if base is None or value is None or not _number(base[VALIDATION]) > 0:
-        return Value(math.nan, "needs the validation accuracy of base and of this model")
-    return Value(value / base[VALIDATION])
+def _share(measured: Mapping, base: Mapping | None) -> Value:
+    for name in (HELD_OUT, VALIDATION):
+        value, whole = (_number((found or {}).get(name)) for found in (measured, base))
+        if whole > 0 and not math.isnan(value):
+            return Value(value / whole)
+    return Value(math.nan, "needs the validation accuracy of base and of this model")
 
 
 def _not_attacked(attack: str, more: str = "") -> Value:

@@ -167,6 +167,13 @@ def test_utility_is_measured_on_what_no_edit_was_tuned_on():
     assert cards_of(repeated, rows)["edit", "utility"]["value"] == pytest.approx(0.9)
 
 
+def test_an_edit_that_diverged_when_repeated_is_not_sustained():
+    (repeated,) = flat("sequential", ("round", 1), {"edit": 0.1}, validation_accuracy=0.8)
+    assert cards_of([repeated])["edit", "sustained"]["value"] == 1
+    found = cards_of([repeated | {"report": {"stopped": "round 2: the loss is nan"}}])["edit", "sustained"]
+    assert (found["value"], found["reason"]) == (0, "round 2: the loss is nan")
+
+
 def test_what_was_not_measured_is_nan_with_the_reason():
     found = cards_of([RELEARNT[2]], [RESULTS[2]])
     assert all(math.isnan(found["edit", name]["value"]) and found["edit", name]["reason"] for name in CRITERIA)

@@ -17,6 +17,7 @@ MEMORY = "memorized_accuracy"
 IDENTITY = ("experiment", "seed", "id", "attack")
 MEASURED = ("metric", "value", "low", "high", "sd", "n", "reason")
 _PARTS = ("low", "high", "sd", "n")
+BROKEN = ("stopped",)  # before the last setting; what reports call it
 
 
 class Value(NamedTuple):
@@ -78,7 +79,8 @@ def with_recovery(results: Sequence[Mapping]) -> list[dict]:
 
     ``recovery`` compares with base and retrain under the same setting; where a setting has a ``step``, base is the
     unattacked model (step 0), whose memory the attack is to bring back. ``excess`` is memorized_accuracy minus that of
-    retrain. Rows without a step hold the ``recovery_area`` and ``steps_to_half`` of a curve.
+    retrain. Rows without a step hold the ``recovery_area`` and ``steps_to_half`` of a curve, and rows of ``BROKEN``
+    the reason why an attack ended early.
 
     Args:
         results: contents of ``attacks/<attack>.json``, each with ``experiment`` and ``seed``.
@@ -111,6 +113,8 @@ def with_recovery(results: Sequence[Mapping]) -> list[dict]:
                 rest = tuple((key, value) for key, value in setting.items() if key != "step")
                 recovered, memorised = curves.setdefault((rest, base), ({}, {}))
                 recovered[row["step"]], memorised[row["step"]] = found.value, row[MEMORY]
+        why = {metric: result.get("report", {}).get(metric) for metric in BROKEN}
+        long += [{**identity, **_cells(metric, Value(math.nan, reason))} for metric, reason in why.items() if reason]
         for (rest, base), (recovered, memorised) in curves.items():
             derived = (("recovery_area", area(recovered)), ("steps_to_half", steps_to_half(memorised, base)))
             long += [{**identity, **dict(rest), **_cells(name, value)} for name, value in derived]

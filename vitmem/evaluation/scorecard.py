@@ -19,7 +19,7 @@ CRITERIA = {
     "privacy": "1 - |PrivLeak| / 100, worst over the scores of attack `membership`",
     "utility": "validation accuracy / that of base, on the half that no edit or tuning sees where it was measured",
     "scale": "lowest `verbatim` over noise rates",
-    "sustained": "the same, after the edit was repeated (attack `sequential`)",
+    "sustained": "the same, after the edit was repeated (attack `sequential`); 0 if it diverged",
 }
 ATTACKS = ("relearn", "quantize", "views", "compress")
 VALIDATION, HELD_OUT = "validation_accuracy", "validation_held_out_accuracy"
@@ -109,6 +109,8 @@ def criteria(
     for a in attacks:
         if a["attack"] == "sequential" and a["metric"] in (VALIDATION, HELD_OUT):
             rounds.setdefault(a["round"], {})[a["metric"]] = a["value"]
+    stopped = [a["reason"] for a in attacks if (a["attack"], a["metric"]) == ("sequential", "stopped")]
+    last = Value(0.0, stopped[0]) if stopped else _share(rounds[max(rounds)], base) if rounds else None
     rates = [_memory(*(_row(t, row["seed"], i) for i in (row["id"], BASE, RETRAIN))).value for t in others]
     known = [1 - value for value in rates if not math.isnan(value)]
     return {
@@ -121,7 +123,7 @@ def criteria(
         "scale": Value(min(verbatim.value, *known))
         if known and not math.isnan(verbatim.value)
         else Value(math.nan, "measured at one noise rate only; needs results of others"),
-        "sustained": _share(rounds[max(rounds)], base) if rounds else _not_attacked("sequential"),
+        "sustained": last or _not_attacked("sequential"),
     }
 
 

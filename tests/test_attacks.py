@@ -24,8 +24,11 @@ from vitmem.curvature.layers import linear_maps
 from vitmem.editing import EditDiverged, EditResult
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, predict
+from vitmem.experiment import Experiment, attack_results, plan_attacks, seed_rows
+from vitmem.keeper import Interrupted
 from vitmem.models import select_layers, with_weights
 from vitmem.stages import TrainedRun
+from vitmem.training import TrainingDiverged
 
 # How a tiny model is attacked in a fraction of a second.
 SMALL = {
@@ -394,6 +397,44 @@ def test_a_result_that_was_compared_with_a_model_that_changed_is_made_again(run_
     copy_of_run = run_folder.with_name("seed0-retrain")
     copy_of_run.symlink_to(run_folder)
     assert run.attack_result("compare", "kfac-rho0.9") is None  # there is a retrain model now
+
+
+def raising(error):
+    """Return an attack that fails."""
+
+    @dataclass(frozen=True)
+    class Broken:
+        settings = ()
+
+        def apply(self, model, data, generator):
+            raise error
+
+    return Broken()
+
+
+def test_an_attack_that_fails_is_told_and_the_others_are_made(cli, run_folder, capsys):
+    run = TrainedRun.open(run_folder)
+    for kind in (ValueError, EditDiverged, TrainingDiverged, torch.linalg.LinAlgError):
+        broken = raising(kind("two\nlines"))
+        content = run.attack(broken, "broken", "broken", keep_going=True)
+        assert (content["rows"], content["report"]) == ([], {"failed": "two lines"})
+        assert not run.is_attacked(broken, "broken", "broken")  # the next command tries again
+        with pytest.raises(ValueError, match="broken on base failed: two lines"):
+            run.attack(broken, "broken", "broken")
+    for error in (KeyboardInterrupt(), Interrupted("stopped", 130)):
+        with pytest.raises(type(error)):
+            run.attack(raising(error), "broken", "broken", keep_going=True)
+    items = [{"name": "imprint", "lr": 1e30, "steps": 3}, {"name": "quantize", "bits": [4], "groups": []}]
+    plan = Experiment("tiny", run.config, references=(), attacks=plan_attacks(items))
+    seed_rows(plan, 0, run, {}, force=False)
+    assert "imprint on base failed: the loss of the attack's fine-tuning is not finite" in capsys.readouterr().out
+    stored = {result["attack"]: result for result in attack_results(run, (), ())}
+    assert "not finite" in stored["imprint"]["report"]["failed"]
+    assert stored["quantize"]["rows"]
+    code, _, errors = cli("eval", run_folder, "--attacks=[{name: imprint, lr: 1e30, steps: 3}]", "--edits=base")
+    assert code == 2
+    assert "not finite" in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

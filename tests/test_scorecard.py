@@ -174,6 +174,16 @@ def test_an_edit_that_diverged_when_repeated_is_not_sustained():
     assert (found["value"], found["reason"]) == (0, "round 2: the loss is nan")
 
 
+def test_an_attack_that_failed_is_undefined_and_says_why():
+    failed = [result("edit", name, [], []) | {"report": {"failed": "no memory"}} for name in ("views", "sequential")]
+    assert [row["metric"] for row in with_recovery(failed)] == ["failed", "failed"]
+    found = cards_of(failed)
+    for criterion in ("views", "sustained", "back_views"):
+        card = found["edit", criterion]
+        assert math.isnan(card["value"])
+        assert card["reason"].endswith("failed: no memory")
+
+
 def test_what_was_not_measured_is_nan_with_the_reason():
     found = cards_of([RELEARNT[2]], [RESULTS[2]])
     assert all(math.isnan(found["edit", name]["value"]) and found["edit", name]["reason"] for name in CRITERIA)

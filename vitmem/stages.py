@@ -19,11 +19,11 @@ from datamodules.batch import keyed_generator
 from datamodules.module import MemorisationData
 from datamodules.noise import NoiseManifest
 from vitmem import models, pretrained
-from vitmem.attacks import Attack, AttackData
+from vitmem.attacks import Attack, AttackData, AttackResult
 from vitmem.config import RunConfig, read_edit
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.distributed import is_main, on_main
-from vitmem.editing import Edit, EditData, EditResult, attempt, track
+from vitmem.editing import Edit, EditData, EditDiverged, EditResult, attempt, track
 from vitmem.editing.known import known_noisy
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
@@ -40,7 +40,7 @@ from vitmem.runs import (
     to_json,
     write_atomically,
 )
-from vitmem.training import fit
+from vitmem.training import TrainingDiverged, fit
 
 BASE = "base"
 _SETTINGS = ("config.yaml", "noise.csv", "noise.json")
@@ -486,7 +486,16 @@ class TrainedRun:
         write_atomically(folder / "metrics.json", to_json(content))
         return json.loads(to_json(content))
 
-    def attack(self, attack: Attack, name: str, attack_id: str, edit_id: str = BASE, *, force: bool = False) -> dict:
+    def attack(
+        self,
+        attack: Attack,
+        name: str,
+        attack_id: str,
+        edit_id: str = BASE,
+        *,
+        force: bool = False,
+        keep_going: bool = False,
+    ) -> dict:
         """Attack the base model or an edit and store what was measured; do nothing if that was done.
 
         Args:
@@ -495,9 +504,13 @@ class TrainedRun:
             attack_id: name of the result.
             edit_id: which weights; ``base`` for this run's own model.
             force: do it again even so.
+            keep_going: if it fails, store why; it then counts as not made.
 
         Returns:
             What ``evals/<edit_id>/attacks/<attack_id>.json`` holds.
+
+        Raises:
+            ValueError: the attack failed.
         """
         options = json.loads(to_json(dataclasses.asdict(attack)))
         if self.is_attacked(attack, name, attack_id, edit_id) and not force:
@@ -515,7 +528,13 @@ class TrainedRun:
         data = AttackData(
             self.data, subject, reference, base.path / "attacks", self.config.seed, self._repeated(edit_id)
         )
-        result = attack.apply(model, data, keyed_generator(self.config.seed, 6))
+        try:
+            result = attack.apply(model, data, keyed_generator(self.config.seed, 6))
+        except (ValueError, RuntimeError, EditDiverged, TrainingDiverged) as error:
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            if not keep_going:
+                raise ValueError(f"{self.path}: {attack_id} on {edit_id} failed: {why}") from error
+            result = AttackResult([], {"failed": why})
         content = {
             "id": subject,
             "attack": attack_id,
@@ -538,7 +557,8 @@ class TrainedRun:
         """Tell whether the result of an attack with these options is stored and still holds."""
         known = self.attack_result(attack_id, edit_id)
         options = json.loads(to_json(dataclasses.asdict(attack)))
-        return known is not None and (known["name"], known["options"]) == (name, options)
+        made = known is not None and "failed" not in known["report"]
+        return made and (known["name"], known["options"]) == (name, options)
 
     def attack_result(self, attack_id: str, edit_id: str = BASE) -> dict | None:
         """Return the stored result of an attack, unless what it was measured on has changed since."""

@@ -17,7 +17,7 @@ MEMORY = "memorized_accuracy"
 IDENTITY = ("experiment", "seed", "id", "attack")
 MEASURED = ("metric", "value", "low", "high", "sd", "n", "reason")
 _PARTS = ("low", "high", "sd", "n")
-BROKEN = ("stopped",)  # before the last setting; what reports call it
+BROKEN = ("failed", "stopped")  # at once, or before the last setting; what reports call it
 
 
 class Value(NamedTuple):

@@ -117,13 +117,15 @@ def criteria(
         "verbatim": verbatim,
         "views": _removed(Value(_number(views[0]["value"]), views[0].get("reason", "")))
         if views
-        else _not_attacked("views"),
-        "privacy": Value(1 - max(leaks) / 100) if leaks else _not_attacked("membership", "with a retrain model"),
+        else _not_attacked("views", attacks),
+        "privacy": Value(1 - max(leaks) / 100)
+        if leaks
+        else _not_attacked("membership", attacks, "with a retrain model"),
         "utility": _share(row, base),
         "scale": Value(min(verbatim.value, *known))
         if known and not math.isnan(verbatim.value)
         else Value(math.nan, "measured at one noise rate only; needs results of others"),
-        "sustained": last or _not_attacked("sequential"),
+        "sustained": last or _not_attacked("sequential", attacks),
     }
 
 
@@ -153,7 +155,7 @@ def brought_back(
         if a["attack"] == attack and a["metric"] in ("excess", VALIDATION):
             settings.setdefault(_setting(a), {})[a["metric"]] = _number(a["value"])
     if not settings:
-        return _not_attacked(attack)
+        return _not_attacked(attack, attacks)
     if base is None or retrain is None or not _number(base[MEMORY]) > _number(retrain[MEMORY]):
         return Value(math.nan, "needs base and retrain, and more memory in base")
     total, unattacked = base[MEMORY] - retrain[MEMORY], row[MEMORY] - retrain[MEMORY]
@@ -223,8 +225,11 @@ def _share(measured: Mapping, base: Mapping | None) -> Value:
     return Value(math.nan, "needs the validation accuracy of base and of this model")
 
 
-def _not_attacked(attack: str, more: str = "") -> Value:
-    return Value(math.nan, " ".join(["not measured: needs attack", attack, more]).strip())
+def _not_attacked(attack: str, attacks: Sequence[Mapping], more: str = "") -> Value:
+    failed = [
+        f"attack {attack} failed: {a['reason']}" for a in attacks if (a["attack"], a["metric"]) == (attack, "failed")
+    ]
+    return Value(math.nan, failed[0] if failed else f"not measured: needs attack {attack} {more}".strip())
 
 
 def _setting(row: Mapping) -> tuple:

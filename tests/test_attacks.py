@@ -1,6 +1,7 @@
 """Attacks: each leaves the model as it is, measures what it says, and is stored once."""
 
 import copy
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from vitmem.attacks.scoring import SCORED, evenly, score, scored, scoring_sets
 from vitmem.attacks.sequential import Sequential
 from vitmem.attacks.views import Views
 from vitmem.curvature.layers import linear_maps
-from vitmem.editing import EditDiverged, EditResult
+from vitmem.editing import EditDiverged, EditResult, edits
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, predict
 from vitmem.experiment import Experiment, attack_results, plan_attacks, seed_rows
@@ -132,6 +133,21 @@ def test_scores_of_all_examples_are_the_ordinary_metrics(data, model):
     assert [few[f"{name}_n"] for name in ("memorized_accuracy", "clean_train_accuracy", "validation_accuracy")] == [
         3
     ] * 3
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_what_an_edit_knew_is_told_apart_where_it_was_a_part(name, data, model, known):
+    is_known = data.train_examples.is_noisy & (torch.arange(40) % 3 == 0)
+    plain = attacks()[name](**SMALL[name]).apply(model, known, generator()).rows
+    rows = attacks()[name](**SMALL[name]).apply(model, dataclasses.replace(known, known=is_known), generator()).rows
+    assert [{key: row[key] for key in before} for before, row in zip(plain, rows, strict=True)] == plain
+    for row in rows:
+        of, unseen = (row[f"memorized_{part}_accuracy_n"] for part in ("known", "unseen"))
+        assert of + unseen == row["memorized_accuracy_n"]
+        both = of * row["memorized_known_accuracy"] + unseen * row["memorized_unseen_accuracy"]
+        assert both == pytest.approx(row["memorized_accuracy_n"] * row["memorized_accuracy"])
+    if name != "relearn":
+        assert rows[0]["memorized_known_accuracy_n"] == int(is_known.sum())
 
 
 # Relearning
@@ -397,6 +413,22 @@ def test_a_result_that_was_compared_with_a_model_that_changed_is_made_again(run_
     copy_of_run = run_folder.with_name("seed0-retrain")
     copy_of_run.symlink_to(run_folder)
     assert run.attack_result("compare", "kfac-rho0.9") is None  # there is a retrain model now
+
+
+def test_attacks_count_what_an_edit_knew_as_it_was_recorded(run_folder):
+    edit = edits()["gradient_ascent"](steps=1)
+    TrainedRun.open(run_folder, known=0.5).edit(edit, "gradient_ascent", "ascent")
+    relearn = Relearn(arms=("noisy",), steps=1)
+    run = TrainedRun.open(run_folder, known=0.25)
+    for edit_id, share in (("ascent", 0.5), ("kfac-rho0.9", 0.25)):
+        found = run.attack(relearn, "relearn", "relearn", edit_id)
+        counted = int(run.known_noisy(share)[found["report"]["scored"]].sum())
+        assert found["rows"][0]["memorized_known_accuracy_n"] == counted
+    other = TrainedRun.open(run_folder, known=1.0)
+    assert other.is_attacked(relearn, "relearn", "relearn", "ascent")
+    assert not other.is_attacked(relearn, "relearn", "relearn", "kfac-rho0.9")
+    rows = other.attack(relearn, "relearn", "relearn", "kfac-rho0.9")["rows"]
+    assert not any("known" in key or "unseen" in key for row in rows for key in row)
 
 
 def raising(error):

@@ -207,6 +207,28 @@ def test_the_most_that_an_attack_brings_back_and_destroyed_models_do_not_count()
     assert (found["value"], found["reason"]) == (pytest.approx(0.2), "arm retain step 1")
 
 
+def test_an_edit_that_was_told_of_a_part_is_judged_by_that_part():
+    values = {"base": (1.0, 1.0, 1.0), "retrain": (0.0, 0.1, 0.0), "edit": (0.5, 0.1, 0.9)}
+    names = ("memorized_accuracy", "memorized_known_accuracy", "memorized_unseen_accuracy")
+    told = {"track": "known noisy examples", "memorized_unseen_accuracy_n": 50}
+    rows = [row | dict(zip(names, values[row["id"]], strict=True)) | told for row in RESULTS]
+    rows = [row if row["id"] == "edit" else row | {"track": ""} for row in rows]
+    attacked = {"base": (1.0, 1.0), "retrain": (0.0, 0.1), "edit": (0.5, 0.46)}
+    quantized = [
+        result(name, "quantize", ["bits"], [{"bits": 4, **dict(zip(names, pair, strict=False))}])
+        for name, pair in attacked.items()
+    ]
+    assert pick(with_recovery(quantized), "edit", "excess_known")[0]["value"] == pytest.approx(0.36)
+    found = cards_of(quantized, rows)
+    assert found["edit", "verbatim"]["value"] == pytest.approx(0.5)  # of all, as for every other edit
+    assert found["edit", "back_quantize"]["value"] == pytest.approx(0.4)  # from 0.1 to 0.46 of 0.9
+    assert "quantize (bits 4) brings back 0.40" in found["edit", "durable"]["reason"]
+    assert found["edit", "durable"]["reason"].endswith("of the wrong labels that it knew")
+    free = cards_of(quantized, [row | {"track": "label-free"} for row in rows])
+    assert free["edit", "back_quantize"]["value"] == 0
+    assert "not removed: 0.50" in free["edit", "durable"]["reason"]
+
+
 def test_verdicts():
     none = {attack: Value(0.0) for attack in ATTACKS}
     some = none | {"quantize": Value(0.3, "bits 4")}

@@ -308,6 +308,11 @@ class TrainedRun:
         is_noisy = self.data.train_examples.is_noisy
         return known_noisy(is_noisy, self.known if share is None else share, noise_seed, self.config.seed)
 
+    def share_known(self, edit_id: str = BASE) -> float:
+        """Return the share of the wrong labels that an edit knew; the run's own for what was told of none."""
+        told = None if edit_id == BASE else read_edit_json(self.path / "edits" / edit_id).get("known")
+        return told["share"] if told else self.known
+
     def edited(self) -> list[str]:
         """Return the ids of the edits that the folder holds."""
         return sorted(p.parent.name for p in self.path.glob("edits/*/edit.json"))
@@ -460,13 +465,9 @@ class TrainedRun:
         Returns:
             What ``metrics.json`` holds; no metrics for an edit that diverged.
         """
-        share = None
-        if edit_id != BASE:
-            content = read_edit_json(self.path / "edits" / edit_id)
-            if _diverged(content):
-                return {"id": edit_id, "metrics": {}, "at_chance": False}
-            share = (content.get("known") or {}).get("share")  # what the edit knew
-        weights = self._weights(edit_id)
+        if edit_id != BASE and _diverged(read_edit_json(self.path / "edits" / edit_id)):
+            return {"id": edit_id, "metrics": {}, "at_chance": False}
+        share, weights = self.share_known(edit_id), self._weights(edit_id)
         measured = self._measured(edit_id, weights, share)
         if measured and not force:
             return measured
@@ -525,8 +526,15 @@ class TrainedRun:
         start = time.perf_counter()
         subject = self.config.train_on if edit_id == BASE and self.config.train_on != "noisy" else edit_id
         base = self._run_of(BASE)[0] or self
+        share = self.share_known(edit_id)
         data = AttackData(
-            self.data, subject, reference, base.path / "attacks", self.config.seed, self._repeated(edit_id)
+            self.data,
+            subject,
+            reference,
+            base.path / "attacks",
+            self.config.seed,
+            self._repeated(edit_id),
+            self.known_noisy(share) if share < 1 else None,
         )
         try:
             result = attack.apply(model, data, keyed_generator(self.config.seed, 6))
@@ -581,7 +589,7 @@ class TrainedRun:
         return self.path / "evals" / edit_id / "attacks" / f"{attack_id}.json"
 
     def _attack_inputs(self, edit_id: str, name: str, options: dict) -> str:
-        measured = self._evaluation_inputs(self._weights(edit_id))
+        measured = self._evaluation_inputs(self._weights(edit_id), self.share_known(edit_id))
         return digest({"measured": measured, "name": name, "options": options, "seed": self.config.seed})
 
     def _run_of(self, of: str) -> tuple["TrainedRun | None", str]:
@@ -611,7 +619,7 @@ class TrainedRun:
             return None
         content = read_edit_json(self.path / "edits" / edit_id)
         edit = read_edit(content["name"], content["options"])
-        known = self.known_noisy((content.get("known") or {}).get("share"))
+        known = self.known_noisy(self.share_known(edit_id))
 
         def again(model: nn.Module) -> EditResult:
             return edit.apply(model, EditData(self.data, edit.sees, known=known), keyed_generator(self.config.seed, 5))

@@ -80,7 +80,7 @@ class Relearn(Attack):
             for lr in self.lrs:
                 try:
                     for step, student in fine_tuned(model, training, marks(self.steps), lr=lr):
-                        found = score(student, loaders)
+                        found = score(student, loaders, data.known)
                         if not math.isfinite(found.get("given_cross_entropy", 0.0)):
                             raise TrainingDiverged(f"the scored loss is not finite at step {step}")
                         rows.append({"arm": arm, "lr": lr, "step": step, **found})

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitmem.evaluation.recovery import BASE, MEMORY, RETRAIN, Value, recovery
+from vitmem.evaluation.recovery import BASE, KNOWN_MEMORY, MEMORY, RETRAIN, Value, recovery
 
 CRITERIA = {
     "verbatim": "share of the memory removed, on the images as they were learnt: 1 - recovery",
@@ -53,6 +53,9 @@ def scorecards(
 ) -> list[dict]:
     """Return, for each model that was attacked, its criteria by seed, what attacks brought back, and a verdict.
 
+    Criteria are about all wrong labels. Of an edit that was told of a part of them, what attacks brought back and the
+    verdict are about that part: what it did not know it need not remove.
+
     Args:
         rows: of the results table.
         attacks: rows as ``recovery.with_recovery`` returns them.
@@ -76,10 +79,12 @@ def scorecards(
             identity = {"experiment": row["experiment"], "seed": seed, "id": name}
             named = {**found, **{f"back_{attack}": value for attack, value in lasting.items()}}
             cards += [{**identity, "criterion": key, **value._asdict()} for key, value in named.items()]
-            left.append(1 - found["verbatim"].value)
+            left.append(_memory(row, base, retrain, _removable(row)).value)
             back.append(lasting)
         if own:
             final = verdict(left, back, rule)
+            if _removable(own[0]) == KNOWN_MEMORY:
+                final = final._replace(reason=f"{final.reason}; of the wrong labels that it knew")
             identity = {"experiment": own[0]["experiment"], "seed": "", "id": name}
             cards.append({**identity, "criterion": "durable", **final._asdict()})
     return cards
@@ -150,20 +155,22 @@ def brought_back(
         retrain: the retrained model's.
         drop: see ``Durability``.
     """
+    memory = _removable(row)
+    excess = "excess" if memory == MEMORY else "excess_known"
     settings: dict[tuple, dict[str, float]] = {}
     for a in attacks:
-        if a["attack"] == attack and a["metric"] in ("excess", VALIDATION):
+        if a["attack"] == attack and a["metric"] in (excess, VALIDATION):
             settings.setdefault(_setting(a), {})[a["metric"]] = _number(a["value"])
     if not settings:
         return _not_attacked(attack, attacks)
-    if base is None or retrain is None or not _number(base[MEMORY]) > _number(retrain[MEMORY]):
+    if base is None or retrain is None or not _number(base[memory]) > _number(retrain[memory]):
         return Value(math.nan, "needs base and retrain, and more memory in base")
-    total, unattacked = base[MEMORY] - retrain[MEMORY], row[MEMORY] - retrain[MEMORY]
+    total, unattacked = base[memory] - retrain[memory], row[memory] - retrain[memory]
     rises: dict[str, float] = {}
     for setting, found in settings.items():
         first = settings.get(tuple((k, 0 if k == "step" else v) for k, v in setting), {}) if _has_step(setting) else {}
-        start, validation = first.get("excess", unattacked), first.get(VALIDATION, row[VALIDATION])
-        rise = (found.get("excess", math.nan) - start) / total
+        start, validation = first.get(excess, unattacked), first.get(VALIDATION, row[VALIDATION])
+        rise = (found.get(excess, math.nan) - start) / total
         if not math.isnan(rise) and found.get(VALIDATION, validation) >= validation - drop - 1e-12:
             rises[" ".join(f"{key} {value}" for key, value in setting)] = rise
     if not rises:
@@ -209,8 +216,13 @@ def _number(value: object) -> float:
     return math.nan if value is None or value == "" else float(value)
 
 
-def _memory(row: Mapping | None, base: Mapping | None, retrain: Mapping | None) -> Value:
-    return recovery(*(None if r is None else _number(r[MEMORY]) for r in (row, base, retrain)))
+def _removable(row: Mapping) -> str:
+    """Return the metric of the memory that an edit could know of: a part of it, or all."""
+    return KNOWN_MEMORY if "known" in row.get("track", "") and row.get("memorized_unseen_accuracy_n") else MEMORY
+
+
+def _memory(row: Mapping | None, base: Mapping | None, retrain: Mapping | None, metric: str = MEMORY) -> Value:
+    return recovery(*(None if r is None else _number(r[metric]) for r in (row, base, retrain)))
 
 
 def _removed(memory: Value) -> Value:

@@ -3,7 +3,7 @@
 Legend: N examples of a split, B examples of a batch, C channels, H x W pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,6 +54,14 @@ class Examples:
         """Return the selected examples (a mask or positions); indices stay those of the split."""
         image = self.image[selection] if isinstance(self.image, Tensor) else self.image.subset(selection)
         return Examples(image, self.given_label[selection], self.true_label[selection], self.index[selection])
+
+    @staticmethod
+    def concatenate(parts: Sequence["Examples"]) -> "Examples":
+        """Return the examples of several parts of one data set, one after the other; streamed images stay so."""
+        images = [part.image for part in parts]
+        image = torch.cat(images) if isinstance(images[0], Tensor) else images[0].concatenate(images)
+        labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("given_label", "true_label", "index"))
+        return Examples(image, *labels)
 
 
 @dataclass(frozen=True)

@@ -124,12 +124,16 @@ class MemorisationData(L.LightningDataModule):
 
     def train_dataloader(self) -> InMemoryLoader:
         """Return the shuffled training batches, or this process's share of each."""
-        options: dict = {"shuffle": True, "seed": self.seed, "share": self.share}
+        return self.training_loader(self.fit_examples(), self.seed, self.share)
+
+    def training_loader(self, examples: Examples, seed: int, share: Share) -> InMemoryLoader:
+        """Return shuffled batches of some examples as training has them, augmented."""
+        options: dict = {"shuffle": True, "seed": seed, "share": share}
         if self.augment.is_on:
             options["augment"] = partial(self.augment.apply, num_classes=self.data.num_classes)
         if self.augment.crop < 1:
             options["crop"] = self.augment.crop
-        return self.loader(self.fit_examples(), self.batch_size, **options)
+        return self.loader(examples, self.batch_size, **options)
 
     def val_dataloader(self) -> list[InMemoryLoader]:
         """Return the two evaluation loaders: all training examples, then validation; in order, not augmented.

@@ -75,6 +75,11 @@ class StreamedImages:
         selection = selection.numpy() if isinstance(selection, Tensor) else selection
         return replace(self, path=self.path[selection])
 
+    @staticmethod
+    def concatenate(parts: Sequence["StreamedImages"]) -> "StreamedImages":
+        """Return the images of several parts of one data set, one after the other, not decoded."""
+        return replace(parts[0], path=np.concatenate([part.path for part in parts]))
+
     @property
     def files(self) -> list[str]:
         """N file names."""

@@ -1,6 +1,7 @@
 """Attacks: each leaves the model as it is, measures what it says, and is stored once."""
 
 import copy
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -14,17 +15,21 @@ from datamodules.noise import Symmetric
 from datamodules.sources import DataSet, ImageData
 from vitmem.attacks import AttackData, attacks
 from vitmem.attacks.compress import noised, of_rank, pruned
+from vitmem.attacks.finetune import fine_tune
 from vitmem.attacks.quantize import codes, grid, quantized, same_bucket
-from vitmem.attacks.relearn import Relearn, fine_tuned, marks, split
-from vitmem.attacks.scoring import evenly, score, scored, scoring_sets
+from vitmem.attacks.relearn import Relearn, marks, split
+from vitmem.attacks.scoring import SCORED, evenly, score, scored, scoring_sets
 from vitmem.attacks.sequential import Sequential
 from vitmem.attacks.views import Views
 from vitmem.curvature.layers import linear_maps
-from vitmem.editing import EditDiverged, EditResult
+from vitmem.editing import EditDiverged, EditResult, edits
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, predict
+from vitmem.experiment import Experiment, attack_results, plan_attacks, seed_rows
+from vitmem.keeper import Interrupted
 from vitmem.models import select_layers, with_weights
 from vitmem.stages import TrainedRun
+from vitmem.training import TrainingDiverged
 
 # How a tiny model is attacked in a fraction of a second.
 SMALL = {
@@ -121,13 +126,28 @@ def test_evenly_spaced_positions():
 def test_scores_of_all_examples_are_the_ordinary_metrics(data, model):
     expected = metrics.compute(predict(model, dict(enumerate(data.val_dataloader()))))
     found = score(model, scoring_sets(data, 1000))
-    for name in (*metrics.ACCURACIES, "given_cross_entropy"):
+    for name in SCORED:
         assert found[name] == pytest.approx(expected[name].value, rel=1e-6)
     assert found["validation_accuracy_n"] == 20
     few = score(model, scoring_sets(data, 3))
     assert [few[f"{name}_n"] for name in ("memorized_accuracy", "clean_train_accuracy", "validation_accuracy")] == [
         3
     ] * 3
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_what_an_edit_knew_is_told_apart_where_it_was_a_part(name, data, model, known):
+    is_known = data.train_examples.is_noisy & (torch.arange(40) % 3 == 0)
+    plain = attacks()[name](**SMALL[name]).apply(model, known, generator()).rows
+    rows = attacks()[name](**SMALL[name]).apply(model, dataclasses.replace(known, known=is_known), generator()).rows
+    assert [{key: row[key] for key in before} for before, row in zip(plain, rows, strict=True)] == plain
+    for row in rows:
+        of, unseen = (row[f"memorized_{part}_accuracy_n"] for part in ("known", "unseen"))
+        assert of + unseen == row["memorized_accuracy_n"]
+        both = of * row["memorized_known_accuracy"] + unseen * row["memorized_unseen_accuracy"]
+        assert both == pytest.approx(row["memorized_accuracy_n"] * row["memorized_accuracy"])
+    if name != "relearn":
+        assert rows[0]["memorized_known_accuracy_n"] == int(is_known.sum())
 
 
 # Relearning
@@ -173,7 +193,7 @@ def test_relearning_starts_from_the_model_and_learns_what_it_is_shown(data, mode
     assert [row["step"] for row in rows] == [0, 1, 2, 5, 10, 12]
     shown, hidden = split(data, generator())
     assert rows[0]["memorized_accuracy"] == score(model, {TRAIN: data.loader(hidden)})["memorized_accuracy"]
-    (_, student), *_ = list(fine_tuned(model, data.loader(shown, 64), 1e-2, [40]))
+    student = fine_tune(model, data.loader(shown, 64), 40, lr=1e-2)
     assert score(student, {TRAIN: data.loader(shown)})["memorized_accuracy"] > 0.9
 
 
@@ -183,6 +203,14 @@ def test_arms_that_cannot_be_filled_and_divergence_are_told(model, known):
     assert {row["arm"] for row in result.rows} == {"retain"}
     assert result.report["diverged"]
     assert all(math.isfinite(row["given_cross_entropy"]) for row in result.rows)
+
+
+@pytest.mark.parametrize(("rate", "empty"), [(0.0, ["noisy"]), (1.0, ["retain", "drift"])])
+def test_arms_without_an_example_are_skipped(model, tmp_path, rate, empty):
+    known = AttackData(MemorisationData(Random(), Symmetric(rate=rate)), "base", lambda name: model, tmp_path)
+    result = Relearn(arms=("retain", "noisy", "drift"), steps=1).apply(model, known, generator())
+    assert result.report["skipped"] == [f"{arm}: there is no example to train on" for arm in empty]
+    assert {row["arm"] for row in result.rows} == {"retain", "noisy", "drift"} - set(empty)
 
 
 def test_marks_are_log_spaced():
@@ -385,6 +413,60 @@ def test_a_result_that_was_compared_with_a_model_that_changed_is_made_again(run_
     copy_of_run = run_folder.with_name("seed0-retrain")
     copy_of_run.symlink_to(run_folder)
     assert run.attack_result("compare", "kfac-rho0.9") is None  # there is a retrain model now
+
+
+def test_attacks_count_what_an_edit_knew_as_it_was_recorded(run_folder):
+    edit = edits()["gradient_ascent"](steps=1)
+    TrainedRun.open(run_folder, known=0.5).edit(edit, "gradient_ascent", "ascent")
+    relearn = Relearn(arms=("noisy",), steps=1)
+    run = TrainedRun.open(run_folder, known=0.25)
+    for edit_id, share in (("ascent", 0.5), ("kfac-rho0.9", 0.25)):
+        found = run.attack(relearn, "relearn", "relearn", edit_id)
+        counted = int(run.known_noisy(share)[found["report"]["scored"]].sum())
+        assert found["rows"][0]["memorized_known_accuracy_n"] == counted
+    other = TrainedRun.open(run_folder, known=1.0)
+    assert other.is_attacked(relearn, "relearn", "relearn", "ascent")
+    assert not other.is_attacked(relearn, "relearn", "relearn", "kfac-rho0.9")
+    rows = other.attack(relearn, "relearn", "relearn", "kfac-rho0.9")["rows"]
+    assert not any("known" in key or "unseen" in key for row in rows for key in row)
+
+
+def raising(error):
+    """Return an attack that fails."""
+
+    @dataclass(frozen=True)
+    class Broken:
+        settings = ()
+
+        def apply(self, model, data, generator):
+            raise error
+
+    return Broken()
+
+
+def test_an_attack_that_fails_is_told_and_the_others_are_made(cli, run_folder, capsys):
+    run = TrainedRun.open(run_folder)
+    for kind in (ValueError, EditDiverged, TrainingDiverged, torch.linalg.LinAlgError):
+        broken = raising(kind("two\nlines"))
+        content = run.attack(broken, "broken", "broken", keep_going=True)
+        assert (content["rows"], content["report"]) == ([], {"failed": "two lines"})
+        assert not run.is_attacked(broken, "broken", "broken")  # the next command tries again
+        with pytest.raises(ValueError, match="broken on base failed: two lines"):
+            run.attack(broken, "broken", "broken")
+    for error in (KeyboardInterrupt(), Interrupted("stopped", 130)):
+        with pytest.raises(type(error)):
+            run.attack(raising(error), "broken", "broken", keep_going=True)
+    items = [{"name": "imprint", "lr": 1e30, "steps": 3}, {"name": "quantize", "bits": [4], "groups": []}]
+    plan = Experiment("tiny", run.config, references=(), attacks=plan_attacks(items))
+    seed_rows(plan, 0, run, {}, force=False)
+    assert "imprint on base failed: the loss of the attack's fine-tuning is not finite" in capsys.readouterr().out
+    stored = {result["attack"]: result for result in attack_results(run, (), ())}
+    assert "not finite" in stored["imprint"]["report"]["failed"]
+    assert stored["quantize"]["rows"]
+    code, _, errors = cli("eval", run_folder, "--attacks=[{name: imprint, lr: 1e30, steps: 3}]", "--edits=base")
+    assert code == 2
+    assert "not finite" in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from datamodules.module import MemorisationData
 from datamodules.noise import Symmetric
 from vitmem import models
 from vitmem.attacks import AttackData, attacks
-from vitmem.attacks.connectivity import Connectivity, barrier, between, distances, memory_back
+from vitmem.attacks.connectivity import LOSSES, Connectivity, barrier, between, distances, memory_back
 from vitmem.attacks.finetune import fine_tune
+from vitmem.attacks.scoring import ACCURACIES
 from vitmem.training import TrainingDiverged
 
 ALPHAS = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -92,6 +93,9 @@ def test_the_ends_of_a_path_are_its_models(data, tmp_path):
         (path, alpha) for path in ("base", "retrain", "relearned") for alpha in (0.0, 0.5, 1.0)
     ]
     assert set(found.report["paths"]) == {"base", "retrain", "relearned"}
+    numbers = {*ACCURACIES, *LOSSES}
+    assert all(set(row) == {"path", "alpha", *numbers} for row in found.rows)
+    assert all(math.isfinite(row[name]) for row in found.rows for name in numbers)
     alone = attacked(references["base"], data, tmp_path, references, subject="base", relearn_steps=0)
     assert {row["path"] for row in alone.rows} == {"retrain"}
     assert alone.rows[0]["validation_cross_entropy"] == found.rows[2]["validation_cross_entropy"]  # base, either way

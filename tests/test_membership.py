@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 from cases import TINY
+from safetensors.torch import save_file
 from scipy import stats
 
-from datamodules.batch import keyed_generator
+from datamodules.augment import Augment
+from datamodules.batch import Share, keyed_generator
 from datamodules.digits import Digits
 from datamodules.module import MemorisationData
 from datamodules.noise import PairFlip, Symmetric
@@ -20,7 +22,7 @@ from vitmem.attacks.membership import Membership, audit
 from vitmem.attacks.shadows import Shadow, ShadowCache, confidences, make_pairs, wrong_validation
 from vitmem.config import RunConfig
 from vitmem.trainer import TrainerConfig
-from vitmem.training import TrainConfig
+from vitmem.training import TrainConfig, sharing
 
 RNG = np.random.RandomState(0)
 
@@ -218,7 +220,8 @@ def test_shadow_models_are_trained_once_and_shared(data, folder, monkeypatch):
     assert "0 members" in first.report["undefined"]["lira.auc"]
     assert not math.isnan(first.rows[-1]["auc"])
     monkeypatch.setattr("vitmem.attacks.shadows.fit", lambda *a, **k: pytest.fail("trained again"))
-    again = attacked(data, folder, subject="retrain")  # those that are there are used
+    assert attacked(data, folder).rows == alone.rows  # whatever is there
+    again = attacked(data, folder, subject="retrain", options={"shadows": 2})
     assert [row["score"] for row in again.rows] == names
     assert again.report["num_shadows"] == 2
     assert [row["priv_leak"] for row in again.rows if row["score"] in ("loss", "rmia")] == [0.0, 0.0]
@@ -231,6 +234,51 @@ def test_shadow_models_are_trained_once_and_shared(data, folder, monkeypatch):
     with np.load(folder / "membership" / "base.npz") as kept:
         members = kept["loss"][kept["split"] == 0]
         assert s.auc(members, kept["loss"][kept["split"] == 1]) == pytest.approx(alone.rows[0]["auc"], abs=1e-4)
+
+
+def test_shadow_models_follow_the_recipe_of_the_run(tmp_path, monkeypatch):
+    start = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=9).state_dict()
+    save_file(start, tmp_path / "start.safetensors")
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(TINY, pretrained=str(tmp_path / "start.safetensors")),
+        augment=Augment(flip=True),
+        trainer=TrainerConfig(accelerator="cpu", devices=4, strategy="ddp", accumulate=2),
+    )
+    data = MemorisationData(Digits(), config.noise, batch_size=200, augment=config.augment)
+    pairs = make_pairs(data)
+
+    class Trained(Exception):
+        """Ends the test's training before it starts."""
+
+    def fit(model, shadow, train, trainer, **options):
+        assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
+        assert trainer == TrainerConfig(accelerator="cpu", accumulate=2)
+        with sharing(shadow, Share(accumulate=trainer.accumulate)):
+            loader = shadow.train_dataloader()
+        batch, position = loader.batch(torch.arange(100)), torch.arange(100)
+        plain = data.loader(shadow.examples).batch(position)
+        assert not torch.equal(batch.image, plain.image)
+        assert torch.equal(
+            torch.minimum(batch.image, batch.image.flip(3)), torch.minimum(plain.image, plain.image.flip(3))
+        )
+        assert len(next(iter(loader)).image) == 100  # two batches make up the run's 200
+        raise Trained
+
+    monkeypatch.setattr("vitmem.attacks.shadows.fit", fit)
+    with pytest.raises(Trained):
+        ShadowCache(data, pairs, config, tmp_path, seed=0).get(1)
+
+    def key(**changed):
+        return ShadowCache(data, pairs, dataclasses.replace(config, **changed), tmp_path, seed=0).folder
+
+    assert key(trainer=TrainerConfig(accelerator="cpu", accumulate=2)) == key()
+    assert len({key(), key(augment=Augment()), key(model=TINY), key(train=TrainConfig(epochs=2))}) == 4
+    before = key()
+    save_file(start | {"head.bias": torch.ones(10)}, tmp_path / "start.safetensors")
+    assert key() != before
+    with pytest.raises(ValueError, match="train.early_stop chose the run's epoch"):
+        key(train=TrainConfig(early_stop=True))
 
 
 def test_an_interrupted_shadow_model_goes_on(data, folder, tmp_path, monkeypatch):

@@ -155,6 +155,35 @@ def test_criteria_by_hand():
     assert {name: found["edit", name]["value"] for name in CRITERIA} == pytest.approx(expected)
 
 
+def test_utility_is_measured_on_what_no_edit_was_tuned_on():
+    held_out = {"base": 0.5, "retrain": 0.5, "edit": 0.4}
+    rows = [row | {"validation_held_out_accuracy": held_out[row["id"]]} for row in RESULTS]
+    values = {"validation_accuracy": 0.6, "validation_held_out_accuracy": 0.3}
+    repeated = flat("sequential", ("round", 1), {"edit": 0.1}, **values)
+    found = cards_of(repeated, rows)
+    assert found["edit", "utility"]["value"] == pytest.approx(0.8)
+    assert found["edit", "sustained"]["value"] == pytest.approx(0.6)
+    rows[0]["validation_held_out_accuracy"] = None  # base's must be there too
+    assert cards_of(repeated, rows)["edit", "utility"]["value"] == pytest.approx(0.9)
+
+
+def test_an_edit_that_diverged_when_repeated_is_not_sustained():
+    (repeated,) = flat("sequential", ("round", 1), {"edit": 0.1}, validation_accuracy=0.8)
+    assert cards_of([repeated])["edit", "sustained"]["value"] == 1
+    found = cards_of([repeated | {"report": {"stopped": "round 2: the loss is nan"}}])["edit", "sustained"]
+    assert (found["value"], found["reason"]) == (0, "round 2: the loss is nan")
+
+
+def test_an_attack_that_failed_is_undefined_and_says_why():
+    failed = [result("edit", name, [], []) | {"report": {"failed": "no memory"}} for name in ("views", "sequential")]
+    assert [row["metric"] for row in with_recovery(failed)] == ["failed", "failed"]
+    found = cards_of(failed)
+    for criterion in ("views", "sustained", "back_views"):
+        card = found["edit", criterion]
+        assert math.isnan(card["value"])
+        assert card["reason"].endswith("failed: no memory")
+
+
 def test_what_was_not_measured_is_nan_with_the_reason():
     found = cards_of([RELEARNT[2]], [RESULTS[2]])
     assert all(math.isnan(found["edit", name]["value"]) and found["edit", name]["reason"] for name in CRITERIA)
@@ -176,6 +205,28 @@ def test_the_most_that_an_attack_brings_back_and_destroyed_models_do_not_count()
     destroyed = [*RELEARNT[:2], curve("edit", (0.2, 0.4, 0.55), validation=(0.9, 0.85, 0.5))]
     found = cards_of(destroyed)["edit", "back_relearn"]
     assert (found["value"], found["reason"]) == (pytest.approx(0.2), "arm retain step 1")
+
+
+def test_an_edit_that_was_told_of_a_part_is_judged_by_that_part():
+    values = {"base": (1.0, 1.0, 1.0), "retrain": (0.0, 0.1, 0.0), "edit": (0.5, 0.1, 0.9)}
+    names = ("memorized_accuracy", "memorized_known_accuracy", "memorized_unseen_accuracy")
+    told = {"track": "known noisy examples", "memorized_unseen_accuracy_n": 50}
+    rows = [row | dict(zip(names, values[row["id"]], strict=True)) | told for row in RESULTS]
+    rows = [row if row["id"] == "edit" else row | {"track": ""} for row in rows]
+    attacked = {"base": (1.0, 1.0), "retrain": (0.0, 0.1), "edit": (0.5, 0.46)}
+    quantized = [
+        result(name, "quantize", ["bits"], [{"bits": 4, **dict(zip(names, pair, strict=False))}])
+        for name, pair in attacked.items()
+    ]
+    assert pick(with_recovery(quantized), "edit", "excess_known")[0]["value"] == pytest.approx(0.36)
+    found = cards_of(quantized, rows)
+    assert found["edit", "verbatim"]["value"] == pytest.approx(0.5)  # of all, as for every other edit
+    assert found["edit", "back_quantize"]["value"] == pytest.approx(0.4)  # from 0.1 to 0.46 of 0.9
+    assert "quantize (bits 4) brings back 0.40" in found["edit", "durable"]["reason"]
+    assert found["edit", "durable"]["reason"].endswith("of the wrong labels that it knew")
+    free = cards_of(quantized, [row | {"track": "label-free"} for row in rows])
+    assert free["edit", "back_quantize"]["value"] == 0
+    assert "not removed: 0.50" in free["edit", "durable"]["reason"]
 
 
 def test_verdicts():

@@ -19,6 +19,9 @@ from datamodules.module import MemorisationData
 from datamodules.noise import Symmetric
 from datamodules.streaming import StreamedImages, StreamingLoader, _leave_signals_to_the_parent, evenly
 from vitmem import models, training
+from vitmem.attacks.probes import other_task
+from vitmem.attacks.relearn import Relearn
+from vitmem.attacks.shadows import make_pairs
 from vitmem.cli import main
 from vitmem.curvature.cache import CurvatureConfig
 from vitmem.editing import EditData
@@ -62,6 +65,25 @@ def test_streamed_pixels_are_those_of_the_decoded_set(root):
     assert streamed.train_name == decoded.train_name
     grey = folder(root, grey=True).load()
     assert torch.equal(grey.train_image[:5], folder(root, grey=True, streaming=False).load().train_image[:5])
+
+
+def test_attacks_make_the_same_images_of_a_streamed_set(root):
+    made = []
+    for streaming in (True, False):
+        data = MemorisationData(folder(root, streaming=streaming), Symmetric())
+        examples, generator = data.train_examples, torch.Generator().manual_seed(0)
+        shown = examples.subset(examples.is_noisy)
+        pairs = make_pairs(data)
+        kept = torch.arange(pairs.pool_size) % 2 == 0
+        assert kept[len(pairs.train) :].any()  # training and validation images are joined
+        arms = [Relearn(steps=1).training(arm, None, data, shown, 0) for arm in ("retain+2", "unrelated")]
+        made.append([*arms, pairs.chosen(kept), other_task(shown, "rotation", 4, generator)])
+    for streamed, decoded in zip(*made, strict=True):
+        assert torch.equal(streamed.image[:], decoded.image)
+        assert torch.equal(streamed.given_label, decoded.given_label)
+        assert torch.equal(streamed.index, decoded.index)
+    assert isinstance(made[0][0].image, StreamedImages)
+    assert isinstance(made[0][2].image, StreamedImages)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

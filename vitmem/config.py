@@ -91,8 +91,8 @@ class RunConfig:
             raise ValueError("train.ema, early_stop and tied_fixed need whole weights, but fsdp shards them; use ddp")
         if self.train.tied_fixed < 1 and (self.trainer.grad_checkpointing or self.augment.mixup or self.augment.cutmix):
             raise ValueError(
-                f"train.tied_fixed is {self.train.tied_fixed}, which ties units to single examples; it cannot be combined "
-                "with augment.mixup, augment.cutmix or trainer.grad_checkpointing"
+                f"train.tied_fixed is {self.train.tied_fixed}, which ties units to single examples; it cannot be "
+                "combined with augment.mixup, augment.cutmix or trainer.grad_checkpointing"
             )
 
     def to_dict(self) -> dict:

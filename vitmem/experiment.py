@@ -245,7 +245,7 @@ def seed_rows(
     for kind, reference in references.items():
         rows.append(result_row({**identity, "id": kind}, reference.evaluate(force=force)["metrics"], None))
     for model in (base, *references.values()):
-        attack_all(model, experiment.attacks, BASE, force)
+        attack_all(model, experiment.attacks, BASE, force, keep_going=True)
     print(f"{base.path}: {len(experiment.edits)} edits", flush=True)
     for planned in experiment.edits:
         for name, edit, tuned in settings(experiment, planned, base, force):
@@ -258,7 +258,7 @@ def seed_rows(
                 continue
             if not base.has_weights(name) and pending(base, experiment.attacks, name):
                 made(force=True)
-            attack_all(base, experiment.attacks, name, force)
+            attack_all(base, experiment.attacks, name, force, keep_going=True)
     return rows
 
 
@@ -286,13 +286,25 @@ def pending(run: TrainedRun, attacks: Sequence[PlannedAttack], edit_id: str) -> 
     return not all(run.is_attacked(planned.attack, planned.name, planned.attack_id, edit_id) for planned in attacks)
 
 
-def attack_all(run: TrainedRun, attacks: Sequence[PlannedAttack], edit_id: str = BASE, force: bool = False) -> None:
-    """Make the attacks on the base model or an edit that have not been made, and say how long each took."""
+def attack_all(
+    run: TrainedRun,
+    attacks: Sequence[PlannedAttack],
+    edit_id: str = BASE,
+    force: bool = False,
+    *,
+    keep_going: bool = False,
+) -> None:
+    """Make the attacks on the base model or an edit that have not been made, and say how long each took.
+
+    One that fails ends this with ValueError, unless ``keep_going``: then the next one is made.
+    """
     for planned in attacks:
         arguments = (planned.attack, planned.name, planned.attack_id, edit_id)
         if force or not run.is_attacked(*arguments):
-            seconds = run.attack(*arguments, force=force)["seconds"]
-            print(f"{run.path}: {planned.attack_id} on {edit_id}, {seconds:.1f} s", flush=True)
+            content = run.attack(*arguments, force=force, keep_going=keep_going)
+            failed = content["report"].get("failed")
+            outcome = f" failed: {failed}" if failed else f", {content['seconds']:.1f} s"
+            print(f"{run.path}: {planned.attack_id} on {edit_id}{outcome}", flush=True)
 
 
 def attack_results(base: TrainedRun, ids: Iterable[str], references: Iterable[TrainedRun]) -> list[dict]:

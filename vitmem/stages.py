@@ -19,11 +19,11 @@ from datamodules.batch import keyed_generator
 from datamodules.module import MemorisationData
 from datamodules.noise import NoiseManifest
 from vitmem import models, pretrained
-from vitmem.attacks import Attack, AttackData
+from vitmem.attacks import Attack, AttackData, AttackResult
 from vitmem.config import RunConfig, read_edit
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.distributed import is_main, on_main
-from vitmem.editing import Edit, EditData, EditResult, attempt, track
+from vitmem.editing import Edit, EditData, EditDiverged, EditResult, attempt, track
 from vitmem.editing.known import known_noisy
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
@@ -40,7 +40,7 @@ from vitmem.runs import (
     to_json,
     write_atomically,
 )
-from vitmem.training import fit
+from vitmem.training import TrainingDiverged, fit
 
 BASE = "base"
 _SETTINGS = ("config.yaml", "noise.csv", "noise.json")
@@ -165,7 +165,9 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
         else:
             folder.check()
             saved = RunConfig.from_dict(yaml.safe_load((path / "config.yaml").read_text()))
-            if _result(saved) != _result(config):  # options that are newer than the folder have their defaults
+            if on_one_device(saved) != on_one_device(
+                config
+            ):  # options that are newer than the folder have their defaults
                 difference = _difference(saved.to_dict(), config.to_dict())
                 raise ValueError(
                     f"{path} holds a run with other settings ({difference}); choose another --name, "
@@ -188,7 +190,7 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
     return False
 
 
-def _result(config: RunConfig) -> RunConfig:
+def on_one_device(config: RunConfig) -> RunConfig:
     """Return a configuration without the devices: a run may go on on others."""
     elsewhere = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))
@@ -305,6 +307,11 @@ class TrainedRun:
         noise_seed = self.data.manifest.seed
         is_noisy = self.data.train_examples.is_noisy
         return known_noisy(is_noisy, self.known if share is None else share, noise_seed, self.config.seed)
+
+    def share_known(self, edit_id: str = BASE) -> float:
+        """Return the share of the wrong labels that an edit knew; the run's own for what was told of none."""
+        told = None if edit_id == BASE else read_edit_json(self.path / "edits" / edit_id).get("known")
+        return told["share"] if told else self.known
 
     def edited(self) -> list[str]:
         """Return the ids of the edits that the folder holds."""
@@ -462,13 +469,9 @@ class TrainedRun:
         Returns:
             What ``metrics.json`` holds; no metrics for an edit that diverged.
         """
-        share = None
-        if edit_id != BASE:
-            content = read_edit_json(self.path / "edits" / edit_id)
-            if _diverged(content):
-                return {"id": edit_id, "metrics": {}, "at_chance": False}
-            share = (content.get("known") or {}).get("share")  # what the edit knew
-        weights = self._weights(edit_id)
+        if edit_id != BASE and _diverged(read_edit_json(self.path / "edits" / edit_id)):
+            return {"id": edit_id, "metrics": {}, "at_chance": False}
+        share, weights = self.share_known(edit_id), self._weights(edit_id)
         measured = self._measured(edit_id, weights, share)
         if measured and not force:
             return measured
@@ -488,7 +491,16 @@ class TrainedRun:
         write_atomically(folder / "metrics.json", to_json(content))
         return json.loads(to_json(content))
 
-    def attack(self, attack: Attack, name: str, attack_id: str, edit_id: str = BASE, *, force: bool = False) -> dict:
+    def attack(
+        self,
+        attack: Attack,
+        name: str,
+        attack_id: str,
+        edit_id: str = BASE,
+        *,
+        force: bool = False,
+        keep_going: bool = False,
+    ) -> dict:
         """Attack the base model or an edit and store what was measured; do nothing if that was done.
 
         Args:
@@ -497,9 +509,13 @@ class TrainedRun:
             attack_id: name of the result.
             edit_id: which weights; ``base`` for this run's own model.
             force: do it again even so.
+            keep_going: if it fails, store why; it then counts as not made.
 
         Returns:
             What ``evals/<edit_id>/attacks/<attack_id>.json`` holds.
+
+        Raises:
+            ValueError: the attack failed.
         """
         options = json.loads(to_json(dataclasses.asdict(attack)))
         if self.is_attacked(attack, name, attack_id, edit_id) and not force:
@@ -514,10 +530,23 @@ class TrainedRun:
         start = time.perf_counter()
         subject = self.config.train_on if edit_id == BASE and self.config.train_on != "noisy" else edit_id
         base = self._run_of(BASE)[0] or self
+        share = self.share_known(edit_id)
         data = AttackData(
-            self.data, subject, reference, base.path / "attacks", self.config.seed, self._repeated(edit_id)
+            self.data,
+            subject,
+            reference,
+            base.path / "attacks",
+            self.config.seed,
+            self._repeated(edit_id),
+            self.known_noisy(share) if share < 1 else None,
         )
-        result = attack.apply(model, data, keyed_generator(self.config.seed, 6))
+        try:
+            result = attack.apply(model, data, keyed_generator(self.config.seed, 6))
+        except (ValueError, RuntimeError, EditDiverged, TrainingDiverged) as error:
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            if not keep_going:
+                raise ValueError(f"{self.path}: {attack_id} on {edit_id} failed: {why}") from error
+            result = AttackResult([], {"failed": why})
         content = {
             "id": subject,
             "attack": attack_id,
@@ -540,7 +569,8 @@ class TrainedRun:
         """Tell whether the result of an attack with these options is stored and still holds."""
         known = self.attack_result(attack_id, edit_id)
         options = json.loads(to_json(dataclasses.asdict(attack)))
-        return known is not None and (known["name"], known["options"]) == (name, options)
+        made = known is not None and "failed" not in known["report"]
+        return made and (known["name"], known["options"]) == (name, options)
 
     def attack_result(self, attack_id: str, edit_id: str = BASE) -> dict | None:
         """Return the stored result of an attack, unless what it was measured on has changed since."""
@@ -563,7 +593,7 @@ class TrainedRun:
         return self.path / "evals" / edit_id / "attacks" / f"{attack_id}.json"
 
     def _attack_inputs(self, edit_id: str, name: str, options: dict) -> str:
-        measured = self._evaluation_inputs(self._weights(edit_id))
+        measured = self._evaluation_inputs(self._weights(edit_id), self.share_known(edit_id))
         return digest({"measured": measured, "name": name, "options": options, "seed": self.config.seed})
 
     def _run_of(self, of: str) -> tuple["TrainedRun | None", str]:
@@ -593,7 +623,7 @@ class TrainedRun:
             return None
         content = read_edit_json(self.path / "edits" / edit_id)
         edit = read_edit(content["name"], content["options"])
-        known = self.known_noisy((content.get("known") or {}).get("share"))
+        known = self.known_noisy(self.share_known(edit_id))
 
         def again(model: nn.Module) -> EditResult:
             return edit.apply(model, EditData(self.data, edit.sees, known=known), keyed_generator(self.config.seed, 5))

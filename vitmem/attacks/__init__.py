@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from datamodules.module import MemorisationData
 from datamodules.registry import registered
@@ -44,6 +44,7 @@ class AttackData:
         folder: where an attack may keep what further attacks of the same run reuse, such as shadow models.
         seed: of the run.
         again: applies the subject's own edit to a model, statistics estimated anew; None where the subject is no edit.
+        known: N, bool, the wrong labels that the subject, or else edits with a forget set, knew; None if that was all.
     """
 
     data: MemorisationData
@@ -52,6 +53,7 @@ class AttackData:
     folder: Path
     seed: int = 0
     again: Callable[[nn.Module], EditResult] | None = None
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Compress(Attack):
             state = dict(model.state_dict())
             for layer in layers.values():
                 state |= layer.state(change(layer.matrix()))
-            return score(with_weights(model, state), loaders)
+            return score(with_weights(model, state), loaders, data.known)
 
         rows = [{"kind": "prune", "strength": s, **measured(lambda w, s=s: pruned(w, s))} for s in self.prune]
         rows += [{"kind": "rank", "strength": s, **measured(lambda w, s=s: of_rank(w, s))} for s in self.rank]

@@ -17,10 +17,11 @@ from datamodules.batch import Examples, keyed_generator
 from datamodules.module import MemorisationData
 from vitmem.attacks import Attack, AttackData, AttackResult
 from vitmem.attacks.finetune import fine_tune
+from vitmem.attacks.scoring import ACCURACIES
 from vitmem.curvature.collect import uncompiled
-from vitmem.evaluation.metrics import ACCURACIES, compute
+from vitmem.evaluation.metrics import compute
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
-from vitmem.stages import with_weights
+from vitmem.models import with_weights
 
 LOSSES = ("given_cross_entropy", "true_cross_entropy", "clean_train_cross_entropy", "validation_cross_entropy")
 

@@ -2,12 +2,13 @@
 
 import copy
 import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from datamodules.batch import InMemoryLoader
+from datamodules.batch import Batch, InMemoryLoader
 from vitmem.curvature.collect import uncompiled
 from vitmem.models import is_decayed
 from vitmem.training import TrainingDiverged
@@ -16,17 +17,28 @@ from vitmem.training import TrainingDiverged
 def fine_tune(
     model: nn.Module, loader: InMemoryLoader, steps: int, *, lr: float, weight_decay: float = 0.0
 ) -> nn.Module:
-    """Return a tuned copy of a model, in eval mode throughout (no dropout), by AdamW on the given labels.
+    """Return what ``fine_tuned`` yields after so many steps, without gradients."""
+    ((_, tuned),) = fine_tuned(model, loader, [steps], lr=lr, weight_decay=weight_decay)
+    return tuned.requires_grad_(False)
+
+
+def fine_tuned(
+    model: nn.Module, loader: InMemoryLoader, steps: Sequence[int], *, lr: float, weight_decay: float = 0.0
+) -> Iterator[tuple[int, nn.Module]]:
+    """Yield a copy of a model at each of the given steps of fine-tuning; afterwards it goes on changing.
+
+    It is in eval mode throughout (no dropout) and learns the given labels by AdamW.
 
     Args:
         model: the classifier, which is not changed.
         loader: batches to learn; its order is drawn anew in every pass.
-        steps: optimiser steps.
+        steps: numbers of optimiser steps, ascending.
         lr: constant learning rate.
         weight_decay: decoupled, of the parameters that training decays.
 
     Raises:
         TrainingDiverged: the loss is not finite.
+        ValueError: there is no example to learn.
     """
     tuned = copy.deepcopy(uncompiled(model)).eval().requires_grad_(True)
     parameters = list(tuned.named_parameters())
@@ -36,20 +48,23 @@ def fine_tune(
     ]
     optimiser = torch.optim.AdamW(groups, lr=lr)
     device = parameters[0][1].device
-    with torch.enable_grad():
-        for step, batch in enumerate(itertools.islice(_passes(loader), steps)):
-            loss = F.cross_entropy(tuned(batch.image.to(device)), batch.given_label.to(device))
+    batches, done = _passes(loader), 0
+    for mark in steps:
+        for batch in itertools.islice(batches, mark - done):
+            with torch.enable_grad():
+                loss = F.cross_entropy(tuned(batch.image.to(device)), batch.given_label.to(device))
             if not torch.isfinite(loss):
                 raise TrainingDiverged(
-                    f"the loss of the attack's fine-tuning is not finite at step {step}; lower its lr"
+                    f"the loss of the attack's fine-tuning is not finite at step {done}; lower its lr"
                 )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return tuned.requires_grad_(False)
+            done += 1
+        yield mark, tuned
 
 
-def _passes(loader: InMemoryLoader):
+def _passes(loader: InMemoryLoader) -> Iterator[Batch]:
     if len(loader) == 0:
         raise ValueError("the attack has no example to train on")
     for epoch in itertools.count():

@@ -31,8 +31,7 @@ class Membership(Attack):
     ``priv_leak`` compares with the AUC on retrain. Shadow models follow the run's recipe, not the edit.
 
     Args:
-        shadows: shadow models to use, trained if they are missing, which takes as long as training; 0 trains none and
-            uses those that are there.
+        shadows: shadow models to use, an even number; each that is missing is trained, which takes as long as the run.
         rmia_a: of RMIA, how a probability without the example stands for one with and without it, in [0, 1].
     """
 
@@ -43,7 +42,9 @@ class Membership(Attack):
 
     def __post_init__(self):
         if self.shadows < 0 or self.shadows % 2:
-            raise ValueError(f"shadows is {self.shadows}; use 0 or an even number, so that each example is left out by half")
+            raise ValueError(
+                f"shadows is {self.shadows}; use 0 or an even number, so that each example is left out by half"
+            )
         if not 0 <= self.rmia_a <= 1:
             raise ValueError(f"rmia_a is {self.rmia_a}; it must be in [0, 1]")
 
@@ -51,10 +52,9 @@ class Membership(Attack):
         """Return one row for each score; the scores of every example go to ``membership/<subject>.npz``."""
         start = time.perf_counter()
         pairs, shadows, report = make_pairs(data.data), [], {}
-        if self.shadows or any(data.folder.glob("shadows-*")):
+        if self.shadows:
             cache = ShadowCache(data.data, pairs, recipe(data.folder), data.folder, data.seed)
             shadows = cache.get(self.shadows)
-        if shadows:
             report["memorization"] = keep_memorization(pairs, shadows, cache.folder)
         found = self.scores(model, data, pairs, shadows)
         retrain = data.reference("retrain") if data.subject != "retrain" else None

@@ -124,7 +124,10 @@ class Imprint(Probes):
         """Return the rows of ``Probes`` on the model that learned the other task."""
         start = time.perf_counter()
         train, classes = data.data.train_examples, data.data.data.num_classes
-        other = other_task(train.subset(~train.is_noisy), self.task, classes, generator)
+        clean = train.subset(~train.is_noisy)
+        if not isinstance(clean.image, Tensor):  # no more than is used, since rotated images are held
+            clean = _some(clean, self.steps * 64, generator)
+        other = other_task(clean, self.task, classes, generator)
         seed = int(torch.randint(2**62, (), generator=generator))
         loader = data.data.loader(other, 64, shuffle=True, seed=seed)
         tuned = fine_tune(model, loader, self.steps, lr=self.lr, weight_decay=self.weight_decay)
@@ -252,9 +255,9 @@ def other_task(clean: Examples, task: str, classes: int, generator: torch.Genera
             "outputs: use task labels"
         )
     turns = torch.randint(4, (len(clean),), generator=generator)
-    image = clean.image.clone()
+    image = clean.image[:].clone()  # streamed ones are decoded
     for turn in (1, 2, 3):
-        image[turns == turn] = torch.rot90(clean.image[turns == turn], turn, (2, 3))
+        image[turns == turn] = torch.rot90(image[turns == turn], turn, (2, 3))
     return Examples(image, turns, turns, clean.index)
 
 

@@ -69,7 +69,7 @@ class Quantize(Attack):
                 for layer in chosen.values():
                     state |= layer.state(quantized(layer.matrix(), bits, group, self.scheme))
                 row = {"bits": bits, "group": group or "row", "head": head}
-                row |= score(with_weights(model, state), loaders)
+                row |= score(with_weights(model, state), loaders, data.known)
                 if before is not None:
                     row["same_bucket"] = same_bucket(chosen, before, bits, group, self.scheme)
                 rows.append(row)

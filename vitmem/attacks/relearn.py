@@ -1,23 +1,22 @@
 """Relearning: does fine-tuning bring back wrong labels that it was not shown?"""
 
-import copy
 import itertools
 import math
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from datamodules.batch import Batch, Examples, InMemoryLoader
+from datamodules.batch import Examples
 from datamodules.module import MemorisationData
 from vitmem.attacks import Attack, AttackData, AttackResult
+from vitmem.attacks.finetune import fine_tuned
 from vitmem.attacks.scoring import evenly, score
 from vitmem.editing.auto import predictions
 from vitmem.evaluation.predict import TRAIN, VALIDATION
+from vitmem.training import TrainingDiverged
 
 _ARM = re.compile(r"retain(?:\+(\d+|all))?|noisy|unrelated|drift")
 
@@ -68,24 +67,30 @@ class Relearn(Attack):
         validation = data.data.validation_examples
         validation = validation.subset(evenly(len(validation), self.examples))
         loaders = {TRAIN: data.data.loader(scored), VALIDATION: data.data.loader(validation)}
-        rows, diverged = [], []
-        skipped = [arm for arm in self.arms if _count(arm, len(shown)) > len(shown)]
-        for arm in (arm for arm in self.arms if arm not in skipped):
-            training = data.data.loader(
-                self.training(arm, model, data.data, shown, seed), self.batch_size, shuffle=True, seed=seed
-            )
+        rows, skipped, diverged = [], [], []
+        for arm in self.arms:
+            if _count(arm, len(shown)) > len(shown):
+                skipped.append(f"{arm}: only {len(shown)} noisy examples may be shown")
+                continue
+            examples = self.training(arm, model, data.data, shown, seed)
+            if not len(examples):
+                skipped.append(f"{arm}: there is no example to train on")
+                continue
+            training = data.data.loader(examples, self.batch_size, shuffle=True, seed=seed)
             for lr in self.lrs:
-                for step, student in fine_tuned(model, training, lr, marks(self.steps)):
-                    found = score(student, loaders)
-                    if not math.isfinite(found.get("given_cross_entropy", 0.0)):
-                        diverged.append(f"{arm}, lr {lr:g}, by step {step}")
-                        break
-                    rows.append({"arm": arm, "lr": lr, "step": step, **found})
+                try:
+                    for step, student in fine_tuned(model, training, marks(self.steps), lr=lr):
+                        found = score(student, loaders, data.known)
+                        if not math.isfinite(found.get("given_cross_entropy", 0.0)):
+                            raise TrainingDiverged(f"the scored loss is not finite at step {step}")
+                        rows.append({"arm": arm, "lr": lr, "step": step, **found})
+                except TrainingDiverged as error:
+                    diverged.append(f"{arm}, lr {lr:g}: {error}")
         report = {
             "seconds": round(time.perf_counter() - start, 3),
             "shown": shown.index.tolist(),
             "scored": scored.index.tolist(),
-            "skipped": [f"{arm}: only {len(shown)} noisy examples may be shown" for arm in skipped],
+            "skipped": skipped,
             "diverged": diverged,
         }
         return AttackResult(rows, report)
@@ -101,18 +106,14 @@ class Relearn(Attack):
         retain = examples.subset(position[torch.randperm(len(position), generator=generator)[:most]])
         if arm == "unrelated":
             label = torch.randint(data.data.num_classes, (len(retain),), generator=generator)
-            order = torch.randperm(retain.image[0].numel(), generator=generator)
-            return Examples(retain.image.flatten(1)[:, order].view_as(retain.image), label, label, retain.index)
-        if arm == "drift":
+            image = retain.image[:]  # streamed ones are decoded
+            order = torch.randperm(math.prod(image.shape[1:]), generator=generator)
+            return Examples(image.flatten(1)[:, order].view_as(image), label, label, retain.index)
+        if arm == "drift" and len(retain):
             label = predictions(model, dict(model.state_dict()), data.loader(retain))
             return Examples(retain.image, label, label, retain.index)
         added = shown.subset(torch.arange(_count(arm, len(shown))))
-        return Examples(
-            *(
-                torch.cat([getattr(e, f) for e in (retain, added)])
-                for f in ("image", "given_label", "true_label", "index")
-            )
-        )
+        return Examples.concatenate([retain, added])
 
 
 def _count(arm: str, shown: int) -> int:
@@ -134,28 +135,3 @@ def marks(steps: int) -> list[int]:
     """Return the steps at which to score: 0, 1, 2, 5, 10, 20, 50, ... and the last."""
     series = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
     return [0, *itertools.takewhile(lambda step: step < steps, series), steps]
-
-
-def fine_tuned(
-    model: nn.Module, training: InMemoryLoader, lr: float, steps: list[int]
-) -> Iterator[tuple[int, nn.Module]]:
-    """Yield a copy of a model at each of the given steps of fine-tuning; afterwards it goes on changing."""
-    student = copy.deepcopy(model).requires_grad_(True)
-    device = next(student.parameters()).device
-    optimiser = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0)
-    batches, done = _endless(training), 0
-    for mark in steps:
-        while done < mark:
-            batch = next(batches)
-            loss = F.cross_entropy(student(batch.image.to(device)), batch.given_label.to(device))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            done += 1
-        yield mark, student
-
-
-def _endless(loader: InMemoryLoader) -> Iterator[Batch]:
-    for epoch in itertools.count():
-        loader.set_epoch(epoch)
-        yield from loader

@@ -11,8 +11,10 @@ from datamodules.module import MemorisationData
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
 
-# Which wrong labels an edit knew is not told apart here.
-SCORED = (*(n for n in metrics.ACCURACIES if "known" not in n and "unseen" not in n), "given_cross_entropy")
+# Which wrong labels an edit knew is told apart only where that was a part of them, and of the memory alone.
+ACCURACIES = tuple(n for n in metrics.ACCURACIES if "known" not in n and "unseen" not in n)
+SCORED = (*ACCURACIES, "given_cross_entropy")
+KNOWN = ("memorized_known_accuracy", "memorized_unseen_accuracy")
 
 
 def evenly(n: int, limit: int) -> Tensor:
@@ -39,16 +41,22 @@ def scoring_sets(data: MemorisationData, limit: int) -> dict[int, InMemoryLoader
     }
 
 
-def score(model: nn.Module, loaders: Mapping[int, InMemoryLoader]) -> dict[str, float]:
-    """Return the metrics of ``SCORED`` that the examples allow, as values of a row, each accuracy with its n."""
-    return scored(predict(model, loaders, next(model.parameters()).device))
+def score(model: nn.Module, loaders: Mapping[int, InMemoryLoader], known: Tensor | None = None) -> dict[str, float]:
+    """Return the metrics of ``SCORED`` that the examples allow, as values of a row, each accuracy with its n.
+
+    Args:
+        model: the classifier.
+        loaders: batches by split.
+        known: see ``AttackData``; adds the metrics of ``KNOWN``.
+    """
+    return scored(predict(model, loaders, next(model.parameters()).device, known))
 
 
 def scored(table: ExampleTable) -> dict[str, float]:
-    """Return the metrics of ``SCORED`` that a table allows, as values of a row."""
-    row: dict[str, float] = {}
+    """Return the metrics of ``SCORED`` that a table allows, as values of a row; of ``KNOWN`` too if some are known."""
+    wanted, row = (*SCORED, *KNOWN) if table.is_known.any() else SCORED, {}
     for name, metric in metrics.compute(table).items():
-        if name in SCORED and metric.n:
+        if name in wanted and metric.n:
             row[name] = metric.value
             if name in metrics.ACCURACIES:
                 row[f"{name}_n"] = metric.n

@@ -38,7 +38,7 @@ class Sequential(Attack):
         """Return the metrics after each round; round 0 is the subject as it is."""
         start = time.perf_counter()
         loaders = scoring_sets(data.data, self.examples)
-        rows, stopped = [{"round": 0, **score(model, loaders)}], ""
+        rows, stopped = [{"round": 0, **score(model, loaders, data.known)}], ""
         for number in range(1, self.rounds + 1):
             if data.again is not None:
                 try:
@@ -46,7 +46,8 @@ class Sequential(Attack):
                 except EditDiverged as error:
                     stopped = f"round {number}: {error}"
                     break
-            rows.append({"round": number, **(score(model, loaders) if data.again else _measured(rows[0]))})
+            found = score(model, loaders, data.known) if data.again else _measured(rows[0])
+            rows.append({"round": number, **found})
         report = {"seconds": round(time.perf_counter() - start, 3), "repeated": data.again is not None}
         return AttackResult(rows, {**report, "stopped": stopped})
 

@@ -2,8 +2,9 @@
 
 The pool holds every training pair (image, given label) and, since no training image can be a non-member, about as many
 validation images with wrong labels as there are noisy examples. A shadow model is trained by ``vitmem.training.fit``
-with the run's own options, so it differs from the run's model in its examples alone: half as many, and a larger share
-of them wrong. Shadow models 2k and 2k + 1 see complementary halves. What is kept of one is a file of confidences.
+with the run's own options, augmentation and start, on one device, so it differs from the run's model in its examples
+alone: half as many, and a larger share of them wrong. Shadow models 2k and 2k + 1 see complementary halves. What is
+kept of one is a file of confidences.
 
 Legend: P pairs of the pool (training examples first), Z further pairs that no model sees, Q = P + Z, K classes.
 """
@@ -18,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import Examples, InMemoryLoader, keyed_generator, keyed_seed
+from datamodules.batch import Examples, InMemoryLoader, Share, keyed_generator, keyed_seed
 from datamodules.module import MemorisationData
 from datamodules.noise import NOISES, Noise
-from vitmem import models
 from vitmem.config import RunConfig, read_yaml
 from vitmem.runs import digest, write_atomically
+from vitmem.stages import new_model, on_one_device, pretrained_sha256
 from vitmem.training import fit
 
 
@@ -48,9 +49,8 @@ class Pairs:
 
     def chosen(self, kept_P: Tensor) -> Examples:
         """Return the pairs of the pool that a mask chooses."""
-        parts = [self.train.subset(kept_P[: len(self.train)]), self.candidates.subset(kept_P[len(self.train) :])]
-        fields = (torch.cat([getattr(part, name) for part in parts]) for name in Examples.__dataclass_fields__)
-        return Examples(*fields)
+        n = len(self.train)
+        return Examples.concatenate([self.train.subset(kept_P[:n]), self.candidates.subset(kept_P[n:])])
 
 
 def make_pairs(data: MemorisationData) -> Pairs:
@@ -150,17 +150,24 @@ class ShadowCache:
         config: of the run.
         folder: where the files go.
         seed: of the run.
+
+    Raises:
+        ValueError: the run ended early; when, was chosen on validation images, which shadow models learn.
     """
 
     def __init__(self, data: MemorisationData, pairs: Pairs, config: RunConfig, folder: Path, seed: int):
-        self.data, self.pairs, self.config, self.seed = data, pairs, config, seed
-        settings = {name: asdict(getattr(config, name)) for name in ("model", "train", "trainer")}
-        labels = data.manifest.header()["sha256"]
-        key = digest({**settings, "labels": labels, "data": data.data.fingerprint, "seed": seed})
+        if config.train.early_stop:
+            raise ValueError(
+                "train.early_stop chose the run's epoch on validation images, which shadows learn; set shadows to 0"
+            )
+        self.data, self.pairs, self.config, self.seed = data, pairs, on_one_device(config), seed
+        settings = {name: asdict(getattr(self.config, name)) for name in ("augment", "model", "train", "trainer")}
+        labels = {"labels": data.manifest.header()["sha256"], "repeats": data.repeats, "data": data.data.fingerprint}
+        key = digest({**settings, **labels, "start": pretrained_sha256(config), "seed": seed})
         self.folder = folder / f"shadows-{key[:16]}"
 
     def get(self, count: int) -> list[Shadow]:
-        """Return the first ``count`` shadow models, training those that are missing; 0 returns all that are there.
+        """Return the first ``count`` shadow models, training those that are missing.
 
         Raises:
             Interrupted: Ctrl-C; the next call goes on from there.
@@ -170,8 +177,7 @@ class ShadowCache:
             if not self.path(number).exists():
                 print(f"{self.folder.name}: training shadow model {number + 1} of {count}", flush=True)
                 self._train(number)
-        there = sorted(self.folder.glob("shadow*.npz"))
-        return [Shadow.load(path) for path in (there[:count] if count else there)]
+        return [Shadow.load(self.path(number)) for number in range(count)]
 
     def path(self, number: int) -> Path:
         """Return the file of one shadow model."""
@@ -187,7 +193,7 @@ class ShadowCache:
     def _train(self, number: int) -> None:
         data, config, kept_P = self.data, self.config, self.kept(number)
         seed = keyed_seed(self.seed, 23, number)
-        model = models.create(config.model.timm_arguments(data.data.image_shape, data.data.num_classes), seed=seed)
+        model = new_model(replace(config, seed=seed), data)
         work = self.path(number).with_suffix(".work")  # checkpoints, until the model is finished
         work.mkdir(parents=True, exist_ok=True)
         once = replace(config.train, eval_every=config.train.epochs)
@@ -211,12 +217,13 @@ class ShadowData(L.LightningDataModule):
     def __init__(self, data: MemorisationData, examples: Examples, seed: int):
         super().__init__()
         self.run, self.data, self.examples, self.seed = data, data.data, examples, seed
+        self.share = Share()
 
     def train_dataloader(self) -> InMemoryLoader:
-        """Return the shuffled training batches; noisy examples occur as often as in the run."""
+        """Return the training batches, augmented as the run's; noisy examples occur as often as there."""
         times = torch.where(self.examples.is_noisy, self.run.repeats, 1)
         examples = self.examples.subset(torch.arange(len(self.examples)).repeat_interleave(times))
-        return self.run.loader(examples, self.run.batch_size, shuffle=True, seed=self.seed)
+        return self.run.training_loader(examples, self.seed, self.share)
 
     def val_dataloader(self) -> list[InMemoryLoader]:
         """Return the shadow model's own examples; validation images may be among them."""

@@ -1,6 +1,6 @@
 """Views: is a wrong label still given to altered copies of the image that it was learnt from?
 
-Legend: B images of a batch, C channels, H x W pixels.
+Legend: B images of a batch, C channels, H x W pixels, V altered copies, N noisy examples.
 """
 
 import io
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as T
 
 from vitmem.attacks import Attack, AttackData, AttackResult
-from vitmem.attacks.scoring import evenly, scored
+from vitmem.attacks.scoring import KNOWN, evenly, scored
 from vitmem.evaluation.metrics import accuracy
 from vitmem.evaluation.predict import TRAIN, predict
 
@@ -91,18 +91,26 @@ class Views(Attack):
         noisy = examples.is_noisy.nonzero()[:, 0]
         chosen = examples.subset(noisy[evenly(len(noisy), self.examples)])
         seed = int(torch.randint(2**31, (), generator=generator))
-        tables = {"identity": predict(model, {TRAIN: data.data.loader(chosen)}, device)} if len(chosen) else {}
+        tables = {}
+        if len(chosen):
+            tables["identity"] = predict(model, {TRAIN: data.data.loader(chosen)}, device, data.known)
         shape = data.data.data.image_shape
         for name, view in self.views(shape).items() if len(chosen) else ():
             loader = data.data.loader(chosen, seed=seed)
             loader.augment = _on_pixels(view)
-            tables[name] = predict(model, {TRAIN: loader}, device)
+            tables[name] = predict(model, {TRAIN: loader}, device, data.known)
         rows = [{"view": name, **scored(table)} for name, table in tables.items()]
         altered = [table for name, table in tables.items() if name != "identity"]
         if altered:
-            hit = torch.stack([torch.from_numpy(table.prediction == table.given) for table in altered])
-            for name, metric in (("any", accuracy(hit.any(0).numpy())), ("mean", accuracy(hit.flatten().numpy()))):
-                rows.append({"view": name, "memorized_accuracy": metric.value, "memorized_accuracy_n": len(chosen)})
+            hit_VN, known_N = np.stack([table.prediction == table.given for table in altered]), altered[0].is_known
+            parts = {"memorized_accuracy": np.ones_like(known_N)}
+            if known_N.any():
+                parts |= dict(zip(KNOWN, (known_N, ~known_N), strict=True))
+            for name, counted in (("any", hit_VN.any(0, keepdims=True)), ("mean", hit_VN)):
+                row: dict = {"view": name}
+                for metric, part_N in parts.items():
+                    row |= {metric: accuracy(counted[:, part_N].ravel()).value, f"{metric}_n": int(part_N.sum())}
+                rows.append(row)
         report = {
             "seconds": round(time.perf_counter() - start, 3),
             "views": len(altered),

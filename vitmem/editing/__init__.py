@@ -45,7 +45,7 @@ TRACKS = ("label-free", "right labels", "known noisy examples")
 
 
 def track(sees: frozenset[str]) -> str:
-    """Return with which edits one that sees this may be compared: one of ``TRACKS``; validation labels are right ones."""
+    """Return with which edits one that sees this may be compared: one of ``TRACKS``; validation labels are right."""
     return TRACKS[2] if "forget" in sees else TRACKS[1] if sees & {"retain", "validation"} else TRACKS[0]
 
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from vitmem.evaluation.metrics import wilson
 
 BASE, RETRAIN = "base", "retrain"
-MEMORY = "memorized_accuracy"
+MEMORY, KNOWN_MEMORY = "memorized_accuracy", "memorized_known_accuracy"
 IDENTITY = ("experiment", "seed", "id", "attack")
 MEASURED = ("metric", "value", "low", "high", "sd", "n", "reason")
 _PARTS = ("low", "high", "sd", "n")
+BROKEN = ("failed", "stopped")  # at once, or before the last setting; what reports call it
 
 
 class Value(NamedTuple):
@@ -78,7 +79,8 @@ def with_recovery(results: Sequence[Mapping]) -> list[dict]:
 
     ``recovery`` compares with base and retrain under the same setting; where a setting has a ``step``, base is the
     unattacked model (step 0), whose memory the attack is to bring back. ``excess`` is memorized_accuracy minus that of
-    retrain. Rows without a step hold the ``recovery_area`` and ``steps_to_half`` of a curve.
+    retrain, ``excess_known`` the same of the wrong labels that edits knew, where that was a part. Rows without a step
+    hold the ``recovery_area`` and ``steps_to_half`` of a curve, and rows of ``BROKEN`` why an attack ended early.
 
     Args:
         results: contents of ``attacks/<attack>.json``, each with ``experiment`` and ``seed``.
@@ -87,10 +89,11 @@ def with_recovery(results: Sequence[Mapping]) -> list[dict]:
         Rows with ``IDENTITY``, the attack's settings, and ``MEASURED``.
     """
     memory = {
-        (*_place(result), result["id"], *_setting(result, row)): row[MEMORY]
+        (metric, *_place(result), result["id"], *_setting(result, row)): row[metric]
         for result in results
         for row in result["rows"]
-        if row.get(MEMORY) is not None
+        for metric in (MEMORY, KNOWN_MEMORY)
+        if row.get(metric) is not None
     }
     long = []
     for result in results:
@@ -102,15 +105,22 @@ def with_recovery(results: Sequence[Mapping]) -> list[dict]:
             if MEMORY not in row:
                 continue
             start = {**row, "step": 0} if "step" in setting else row
-            base = memory.get((*_place(result), BASE, *_setting(result, start)))
-            retrain = memory.get((*_place(result), RETRAIN, *_setting(result, row)))
+            base = memory.get((MEMORY, *_place(result), BASE, *_setting(result, start)))
+            retrain = memory.get((MEMORY, *_place(result), RETRAIN, *_setting(result, row)))
             found = recovery(row[MEMORY], base, retrain)
             excess = Value(math.nan, found.reason) if retrain is None else Value(row[MEMORY] - retrain)
             long += [{**identity, **setting, **_cells(n, v)} for n, v in (("recovery", found), ("excess", excess))]
+            if KNOWN_MEMORY in row:
+                never = memory.get((KNOWN_MEMORY, *_place(result), RETRAIN, *_setting(result, row)))
+                missing = Value(math.nan, f"{KNOWN_MEMORY} of retrain was not measured under this attack")
+                known = missing if never is None else Value(row[KNOWN_MEMORY] - never)
+                long.append({**identity, **setting, **_cells("excess_known", known)})
             if "step" in setting:
                 rest = tuple((key, value) for key, value in setting.items() if key != "step")
                 recovered, memorised = curves.setdefault((rest, base), ({}, {}))
                 recovered[row["step"]], memorised[row["step"]] = found.value, row[MEMORY]
+        why = {metric: result.get("report", {}).get(metric) for metric in BROKEN}
+        long += [{**identity, **_cells(metric, Value(math.nan, reason))} for metric, reason in why.items() if reason]
         for (rest, base), (recovered, memorised) in curves.items():
             derived = (("recovery_area", area(recovered)), ("steps_to_half", steps_to_half(memorised, base)))
             long += [{**identity, **dict(rest), **_cells(name, value)} for name, value in derived]

@@ -11,18 +11,18 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitmem.evaluation.recovery import BASE, MEMORY, RETRAIN, Value, recovery
+from vitmem.evaluation.recovery import BASE, KNOWN_MEMORY, MEMORY, RETRAIN, Value, recovery
 
 CRITERIA = {
     "verbatim": "share of the memory removed, on the images as they were learnt: 1 - recovery",
     "views": "the same, where one altered copy with its wrong label is enough (attack `views`)",
     "privacy": "1 - |PrivLeak| / 100, worst over the scores of attack `membership`",
-    "utility": "validation accuracy / that of base",
+    "utility": "validation accuracy / that of base, on the half that no edit or tuning sees where it was measured",
     "scale": "lowest `verbatim` over noise rates",
-    "sustained": "validation accuracy / that of base, after the edit was repeated (attack `sequential`)",
+    "sustained": "the same, after the edit was repeated (attack `sequential`); 0 if it diverged",
 }
 ATTACKS = ("relearn", "quantize", "views", "compress")
-VALIDATION = "validation_accuracy"
+VALIDATION, HELD_OUT = "validation_accuracy", "validation_held_out_accuracy"
 COLUMNS = ("experiment", "seed", "id", "criterion", "value", "reason")
 
 
@@ -53,6 +53,9 @@ def scorecards(
 ) -> list[dict]:
     """Return, for each model that was attacked, its criteria by seed, what attacks brought back, and a verdict.
 
+    Criteria are about all wrong labels. Of an edit that was told of a part of them, what attacks brought back and the
+    verdict are about that part: what it did not know it need not remove.
+
     Args:
         rows: of the results table.
         attacks: rows as ``recovery.with_recovery`` returns them.
@@ -76,10 +79,12 @@ def scorecards(
             identity = {"experiment": row["experiment"], "seed": seed, "id": name}
             named = {**found, **{f"back_{attack}": value for attack, value in lasting.items()}}
             cards += [{**identity, "criterion": key, **value._asdict()} for key, value in named.items()]
-            left.append(1 - found["verbatim"].value)
+            left.append(_memory(row, base, retrain, _removable(row)).value)
             back.append(lasting)
         if own:
             final = verdict(left, back, rule)
+            if _removable(own[0]) == KNOWN_MEMORY:
+                final = final._replace(reason=f"{final.reason}; of the wrong labels that it knew")
             identity = {"experiment": own[0]["experiment"], "seed": "", "id": name}
             cards.append({**identity, "criterion": "durable", **final._asdict()})
     return cards
@@ -105,20 +110,27 @@ def criteria(
     views = [a for a in attacks if (a["attack"], a["metric"], a.get("view")) == ("views", "recovery", "any")]
     leaks = [abs(_number(a["value"])) for a in attacks if (a["attack"], a["metric"]) == ("membership", "priv_leak")]
     leaks = [leak for leak in leaks if not math.isnan(leak)]
-    rounds = {a["round"]: a["value"] for a in attacks if (a["attack"], a["metric"]) == ("sequential", VALIDATION)}
+    rounds: dict[int, dict] = {}
+    for a in attacks:
+        if a["attack"] == "sequential" and a["metric"] in (VALIDATION, HELD_OUT):
+            rounds.setdefault(a["round"], {})[a["metric"]] = a["value"]
+    stopped = [a["reason"] for a in attacks if (a["attack"], a["metric"]) == ("sequential", "stopped")]
+    last = Value(0.0, stopped[0]) if stopped else _share(rounds[max(rounds)], base) if rounds else None
     rates = [_memory(*(_row(t, row["seed"], i) for i in (row["id"], BASE, RETRAIN))).value for t in others]
     known = [1 - value for value in rates if not math.isnan(value)]
     return {
         "verbatim": verbatim,
         "views": _removed(Value(_number(views[0]["value"]), views[0].get("reason", "")))
         if views
-        else _not_attacked("views"),
-        "privacy": Value(1 - max(leaks) / 100) if leaks else _not_attacked("membership", "with a retrain model"),
-        "utility": _share(row.get(VALIDATION), base),
+        else _not_attacked("views", attacks),
+        "privacy": Value(1 - max(leaks) / 100)
+        if leaks
+        else _not_attacked("membership", attacks, "with a retrain model"),
+        "utility": _share(row, base),
         "scale": Value(min(verbatim.value, *known))
         if known and not math.isnan(verbatim.value)
         else Value(math.nan, "measured at one noise rate only; needs results of others"),
-        "sustained": _share(rounds[max(rounds)], base) if rounds else _not_attacked("sequential"),
+        "sustained": last or _not_attacked("sequential", attacks),
     }
 
 
@@ -143,20 +155,22 @@ def brought_back(
         retrain: the retrained model's.
         drop: see ``Durability``.
     """
+    memory = _removable(row)
+    excess = "excess" if memory == MEMORY else "excess_known"
     settings: dict[tuple, dict[str, float]] = {}
     for a in attacks:
-        if a["attack"] == attack and a["metric"] in ("excess", VALIDATION):
+        if a["attack"] == attack and a["metric"] in (excess, VALIDATION):
             settings.setdefault(_setting(a), {})[a["metric"]] = _number(a["value"])
     if not settings:
-        return _not_attacked(attack)
-    if base is None or retrain is None or not _number(base[MEMORY]) > _number(retrain[MEMORY]):
+        return _not_attacked(attack, attacks)
+    if base is None or retrain is None or not _number(base[memory]) > _number(retrain[memory]):
         return Value(math.nan, "needs base and retrain, and more memory in base")
-    total, unattacked = base[MEMORY] - retrain[MEMORY], row[MEMORY] - retrain[MEMORY]
+    total, unattacked = base[memory] - retrain[memory], row[memory] - retrain[memory]
     rises: dict[str, float] = {}
     for setting, found in settings.items():
         first = settings.get(tuple((k, 0 if k == "step" else v) for k, v in setting), {}) if _has_step(setting) else {}
-        start, validation = first.get("excess", unattacked), first.get(VALIDATION, row[VALIDATION])
-        rise = (found.get("excess", math.nan) - start) / total
+        start, validation = first.get(excess, unattacked), first.get(VALIDATION, row[VALIDATION])
+        rise = (found.get(excess, math.nan) - start) / total
         if not math.isnan(rise) and found.get(VALIDATION, validation) >= validation - drop - 1e-12:
             rises[" ".join(f"{key} {value}" for key, value in setting)] = rise
     if not rises:
@@ -202,22 +216,32 @@ def _number(value: object) -> float:
     return math.nan if value is None or value == "" else float(value)
 
 
-def _memory(row: Mapping | None, base: Mapping | None, retrain: Mapping | None) -> Value:
-    return recovery(*(None if r is None else _number(r[MEMORY]) for r in (row, base, retrain)))
+def _removable(row: Mapping) -> str:
+    """Return the metric of the memory that an edit could know of: a part of it, or all."""
+    return KNOWN_MEMORY if "known" in row.get("track", "") and row.get("memorized_unseen_accuracy_n") else MEMORY
+
+
+def _memory(row: Mapping | None, base: Mapping | None, retrain: Mapping | None, metric: str = MEMORY) -> Value:
+    return recovery(*(None if r is None else _number(r[metric]) for r in (row, base, retrain)))
 
 
 def _removed(memory: Value) -> Value:
     return Value(1 - memory.value, memory.reason)
 
 
-def _share(value: float | None, base: Mapping | None) -> Value:
-    if base is None or value is None or not _number(base[VALIDATION]) > 0:
-        return Value(math.nan, "needs the validation accuracy of base and of this model")
-    return Value(value / base[VALIDATION])
+def _share(measured: Mapping, base: Mapping | None) -> Value:
+    for name in (HELD_OUT, VALIDATION):
+        value, whole = (_number((found or {}).get(name)) for found in (measured, base))
+        if whole > 0 and not math.isnan(value):
+            return Value(value / whole)
+    return Value(math.nan, "needs the validation accuracy of base and of this model")
 
 
-def _not_attacked(attack: str, more: str = "") -> Value:
-    return Value(math.nan, " ".join(["not measured: needs attack", attack, more]).strip())
+def _not_attacked(attack: str, attacks: Sequence[Mapping], more: str = "") -> Value:
+    failed = [
+        f"attack {attack} failed: {a['reason']}" for a in attacks if (a["attack"], a["metric"]) == (attack, "failed")
+    ]
+    return Value(math.nan, failed[0] if failed else f"not measured: needs attack {attack} {more}".strip())
 
 
 def _setting(row: Mapping) -> tuple:

@@ -165,9 +165,7 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
         else:
             folder.check()
             saved = RunConfig.from_dict(yaml.safe_load((path / "config.yaml").read_text()))
-            if on_one_device(saved) != on_one_device(
-                config
-            ):  # options that are newer than the folder have their defaults
+            if on_one_device(saved) != on_one_device(config):  # options newer than the folder have their defaults
                 difference = _difference(saved.to_dict(), config.to_dict())
                 raise ValueError(
                     f"{path} holds a run with other settings ({difference}); choose another --name, "

@@ -512,7 +512,7 @@ def test_edits_without_weights_are_told_in_one_line(cli, run_folder):
 EXPERIMENT = """
 name: small
 model: {width: 16, depth: 2, heads: 2, patch: 4}
-train: {epochs: 1, batch_size: 400, warmup_epochs: 0}
+train: {epochs: 4, batch_size: 64, lr: 3e-3, warmup_epochs: 0}  # enough to be above chance
 references: [retrain]
 save_weights: false
 edits:

@@ -283,6 +283,7 @@ def edits() -> dict[str, type[Edit]]:
     from vitmem.editing.auto import AutoEKFAC
     from vitmem.editing.dampening import SSD, Potion
     from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
+    from vitmem.editing.polish import PolishedEKFAC
     from vitmem.editing.prune import Magnitude, Wanda
     from vitmem.editing.sap import SAP
     from vitmem.editing.svd import SVD
@@ -293,6 +294,7 @@ def edits() -> dict[str, type[Edit]]:
         "kfac": KFAC,
         "ekfac": EKFAC,
         "ekfac_auto": AutoEKFAC,
+        "ekfac_polish": PolishedEKFAC,
         "svd": SVD,
         "random_pairs": RandomPairs,
         "top_removed": TopRemoved,

@@ -63,9 +63,7 @@ class PolishedEKFAC(EKFAC):
         start = time.perf_counter()
         student = copy.deepcopy(model)
         student.load_state_dict(edited.state_dict)
-        polish = FineTune(
-            lr=self.lr, steps=self.steps, batch_size=self.step_size, optimiser="adamw", weight_decay=0.0
-        )
+        polish = FineTune(lr=self.lr, steps=self.steps, batch_size=self.step_size, optimiser="adamw", weight_decay=0.0)
         healed = polish.apply(student, data, generator)
         seconds = {**edited.report["seconds"], "polish": time.perf_counter() - start}
         found = {key: healed.report[key] for key in ("steps", "final_loss", "extra_parameters")}

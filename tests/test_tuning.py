@@ -12,6 +12,7 @@ import torch
 from datamodules.batch import keyed_generator
 from vitmem import editing
 from vitmem.editing import Edit, EditDiverged, EditResult
+from vitmem.editing.finetune import FineTune
 from vitmem.evaluation.comparison import compare, comparison_table
 from vitmem.experiment import plan_edits
 from vitmem.stages import TrainedRun
@@ -211,6 +212,23 @@ def test_options_of_the_file_are_fixed():
     assert set(fixed.space) == {"exponent"}
     assert not swept.space
     assert plan_edits([{"name": "ekfac_auto"}])[0].space == {}
+
+
+def test_ranges_of_the_file_replace_those_of_the_edit():
+    item = {"name": "finetune", "optimiser": "adamw", "lr": 1e-4, "search": {"lr": ["log", "1e-5", 1e-2]}}
+    planned = plan_edits([{**item, "epochs": 10}])[0]
+    assert planned.space == {"lr": ("log", 1e-5, 1e-2)}
+    assert propose(Tuning("t", planned.edit, planned.space, 2), 0, []) == {"lr": 1e-4}
+    assert plan_edits([item])[0].space == {"lr": ("log", 1e-5, 1e-2), "epochs": FineTune.search["epochs"]}
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [["lr"], {"lr": 3}, {"lr": ["log", "a", 1]}, {"lr": ["grid", 1, 2]}, {"lr": ["log", 1]}, {"l": ["log", 1, 2]}],
+)
+def test_ranges_of_another_form(ranges):
+    with pytest.raises(ValueError, match=r"edits\[0\]: .*search"):
+        plan_edits([{"name": "finetune", "search": ranges}])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from vitmem.evaluation.predict import TRAIN, ExampleTable
 from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv, usable
 from vitmem.runs import check_name, write_atomically
 from vitmem.stages import BASE, TrainedRun, check_model, make_data, read_edit_json, train
-from vitmem.tuning import POINTS, Tuning, check_space, check_tuner, tune
+from vitmem.tuning import POINTS, Tuning, check_space, check_tuner, read_space, tune
 
 REFERENCES = ("clean", "retrain")
 
@@ -146,7 +146,8 @@ def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
     """Return the edits that the ``edits`` list of an experiment file stands for.
 
     An item names an edit and gives options; an option with a list of values is swept, and several are crossed. ``id``
-    replaces the edit's name in the ids of the results.
+    replaces the edit's name in the ids of the results. ``search`` holds ranges that replace those of ``Edit.search``,
+    such as ``{lr: [log, 1e-5, 1e-2]}``; tuning starts from the options given and leaves alone those without a range.
 
     Raises:
         ValueError: a name or option is unknown, or a value out of range; the item is named.
@@ -154,7 +155,7 @@ def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
     planned = []
     for number, item in enumerate(items):
         options = dict(item)
-        name, prefix = options.pop("name", None), options.pop("id", None)
+        name, prefix, ranges = (options.pop(key, None) for key in ("name", "id", "search"))
         swept = {key: value for key, value in options.items() if isinstance(value, list)}
         if empty := [key for key, value in swept.items() if not value]:
             raise ValueError(f"edits[{number}]: {empty[0]} is an empty list; give a value or several")
@@ -168,7 +169,11 @@ def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
                 raise ValueError(f"edits[{number}]: {error}") from error
             label = prefix or name
             space = {option: spec for option, spec in edit.search.items() if option not in {*item, *edit.idle}}
-            check_space(name, edit, space)
+            try:
+                space |= read_space(ranges)
+                check_space(name, edit, space)
+            except ValueError as error:
+                raise ValueError(f"edits[{number}]: {error}") from error
             tuned = edit_id(label, edit, tuple(swept)) if swept else label
             planned.append(PlannedEdit(edit_id(label, edit, tuple(swept)), name, edit, tuned, space))
     return tuple(planned)

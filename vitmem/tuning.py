@@ -2,8 +2,8 @@
 
 Within tuning, an edit is told of half of the known wrong labels. It is scored on the other half of the known ones, and
 on the validation examples of even index. What is chosen is then applied with all known wrong labels, and reported on
-the unknown ones and on the other half of validation. The first trial is the edit's defaults. Trials are written as they
-come, so that a killed run goes on with the next.
+the unknown ones and on the other half of validation. The first trial takes the options as they are given. Trials are
+written as they come, so that a killed run goes on with the next.
 """
 
 import dataclasses
@@ -59,6 +59,22 @@ def objective(ground_truth: float, drop: float) -> float:
         drop: validation accuracy of the unedited model minus that of the edited one.
     """
     return ground_truth - PENALTY * max(0.0, drop - DROP)
+
+
+def read_space(ranges: object) -> dict[str, tuple]:
+    """Return the ranges of a file, ``{option: [kind, values ...]}``, as ``Edit.search`` has them.
+
+    Raises:
+        ValueError: they are of another form.
+    """
+    kinds = {"log": float, "uniform": float, "int": int, "choice": lambda value: value}
+    try:
+        return {option: (kind, *map(kinds[kind], values)) for option, (kind, *values) in (ranges or {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"search is {ranges!r}; give a mapping such as {{lr: [log, 1e-5, 1e-2], epochs: [choice, 5, 10]}}, with "
+            f"log, uniform, int or choice"
+        ) from error
 
 
 def check_space(name: str, edit: Edit, space: Mapping[str, tuple]) -> None:

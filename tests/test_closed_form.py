@@ -54,7 +54,9 @@ class TestDampening:
             for batch in batches:
                 loss = F.cross_entropy(model(batch.image), batch.given_label)
                 squares.append(torch.autograd.grad(loss, model.get_parameter(name))[0] ** 2)
-            torch.testing.assert_close(found[name], torch.stack(squares).mean(0))
+            counts = torch.tensor([float(len(batch.index)) for batch in batches], dtype=torch.float64)
+            expected = torch.tensordot(counts / counts.sum(), torch.stack(squares), 1)
+            torch.testing.assert_close(found[name], expected)
 
     def test_label_free_importances_read_no_label(self):
         model = vit("one_block")
@@ -105,6 +107,22 @@ class TestDampening:
         monkeypatch.setattr("vitmem.editing.dampening.accuracy", lambda model, batches: next(accuracies))
         report = apply(Potion(stop=0.5)).report
         assert (report["tries"], report["reached"], report["forget_accuracy"]) == (3, True, 0.39)
+
+    def test_a_try_of_potion_dampens_the_unedited_weights_a_little_further(self, monkeypatch):
+        monkeypatch.setattr("vitmem.editing.dampening.accuracy", lambda model, batches: 0.8)
+        name = "blocks.1.mlp.fc1.weight"
+        edit = Potion(layers="blocks.1.mlp.fc1", tries=2)
+        found = apply(edit).state_dict[name]
+        data, twin = EditData(DATA, edit.sees), shared.working_copy(MODEL, [name])
+        loaders = data.forget(64), data.retain(64)
+        forget, reference = (importances(twin, [name], b, logit_length, torch.abs)[name] for b in loaders)
+        wrong, right = (len(b.examples) for b in loaders)
+        fraction = 1.1 * wrong / (wrong + right) / 25  # of the second try
+        above = math.log1p(100 * fraction) / 100 * forget.numel()
+        ratio = (forget / reference).flatten()
+        chosen = ratio >= ratio.sort(descending=True).values[math.floor(above) - 1]
+        expected = torch.where(chosen.view_as(forget), before(name) / ratio.view_as(forget), before(name))
+        torch.testing.assert_close(found, expected)
 
     def test_potion_gives_up(self, monkeypatch):
         monkeypatch.setattr("vitmem.editing.dampening.accuracy", lambda model, batches: 0.8)
@@ -166,26 +184,38 @@ class TestPruning:
             assert torch.equal(new[new != 0], old[new != 0])
             assert old[new == 0].abs().max() <= old[new != 0].abs().min()
 
-    def test_wanda_ranks_each_output_by_weight_times_input(self):
-        name = "blocks.1.attn.proj"
-        found = apply(Wanda(layers=name, keep=0.25, examples=10**6)).state_dict[f"{name}.weight"]
+    def wanda_scores(self, name, examples):
+        """Weight times length of the input, by plain means."""
         seen = []
         handle = MODEL.get_submodule(name).register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].detach()))
         with torch.no_grad():
-            for batch in DATA.loader(DATA.train_examples):
+            for batch in DATA.loader(examples):
                 MODEL(batch.image)
         handle.remove()
-        lengths = torch.cat(seen).flatten(0, 1).double().norm(dim=0)
-        w = before(f"{name}.weight")
-        for row, (score, kept) in enumerate(zip(w.double().abs() * lengths, found, strict=True)):
+        return before(f"{name}.weight").double().abs() * torch.cat(seen).flatten(0, 1).double().norm(dim=0)
+
+    def test_wanda_ranks_each_output_by_weight_times_input(self):
+        name = "blocks.1.attn.proj"
+        found = apply(Wanda(layers=name, keep=0.25, examples=10**6)).state_dict[f"{name}.weight"]
+        for row, (score, kept) in enumerate(zip(self.wanda_scores(name, DATA.train_examples), found, strict=True)):
             assert set(kept.nonzero().flatten().tolist()) == set(score.argsort()[-4:].tolist()), row  # 16 inputs
 
     def test_what_right_examples_need_is_not_removed_for_wrong_ones(self):
         name = "blocks.0.mlp.fc2.weight"
-        state = {o: apply(Wanda(layers="blocks.0.mlp.fc2", forget=0.2, keep=o)).state_dict[name] for o in (0.01, 1.0)}
+        state = {
+            o: apply(Wanda(layers="blocks.0.mlp.fc2", forget=0.2, keep=o)).state_dict[name] for o in (0.01, 0.3, 1.0)
+        }
         assert torch.equal(state[1.0], before(name))
         removed = (state[0.01] == 0).float().mean(1)
         assert ((removed > 0.1) & (removed <= 0.2 + 1 / 64)).all()
+        noisy = DATA.train_examples.is_noisy
+        parts = (DATA.train_examples.subset(mask) for mask in (noisy, ~noisy))
+        wrong, right = (self.wanda_scores("blocks.0.mlp.fc2", part) for part in parts)
+        k = math.ceil(0.2 * wrong.shape[1])
+        gone = state[0.3] == 0
+        for o in range(len(gone)):  # the largest for wrong examples, but for the largest for right ones
+            best = set(right[o].topk(math.ceil(0.3 * right.shape[1])).indices.tolist())
+            assert set(gone[o].nonzero()[:, 0].tolist()) == set(wrong[o].topk(k).indices.tolist()) - best
         assert Wanda(forget=0.2).sees == {"forget", "retain"}
 
 

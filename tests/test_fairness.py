@@ -18,8 +18,9 @@ from datamodules.noise import Symmetric
 from vitmem import editing, models
 from vitmem.cli import main
 from vitmem.curvature.cache import CurvatureCache
-from vitmem.editing import Edit, EditData, EditDiverged, EditResult, attempt, track
+from vitmem.editing import TRACKS, Edit, EditData, EditDiverged, EditResult, attempt, track
 from vitmem.editing.cost import ExtraMemory
+from vitmem.editing.finetune import OracleLabels
 from vitmem.editing.kfac import KFAC
 from vitmem.editing.known import drawn, known_noisy, tuning_half
 from vitmem.evaluation.metrics import at_chance, compute
@@ -121,6 +122,7 @@ def test_tracks():
     assert track(frozenset({"unlabeled", "validation"})) == "right labels"
     assert track(frozenset({"retain", "unlabeled"})) == "right labels"
     assert track(frozenset({"retain", "forget"})) == "known noisy examples"
+    assert OracleLabels().track not in TRACKS
 
 
 def test_passes_are_counted_exactly():

@@ -16,7 +16,7 @@ from vitmem.editing.finetune import FineTune
 from vitmem.evaluation.comparison import compare, comparison_table
 from vitmem.experiment import plan_edits
 from vitmem.stages import TrainedRun
-from vitmem.tuning import WORST, Bench, Tuning, best, check_space, draw, matched, objective, propose, tune
+from vitmem.tuning import WORST, Bench, Tuning, best, check_space, draw, matched, objective, propose, tune, within_drop
 
 FORGOTTEN: list[torch.Tensor] = []
 APPLIED: list[float] = []
@@ -96,14 +96,18 @@ def test_the_first_trial_is_the_defaults_and_others_follow_the_seed():
 
 
 def test_operating_points():
-    def trial(memorized, value, status="ok"):
-        return {"memorized": memorized, "objective": value, "status": status}
+    def trial(memorized, value, status="ok", penalty=0.0):
+        return {"memorized": memorized, "objective": value, "ground_truth": value + penalty, "status": status}
 
     trials = [trial(1.0, 0.0), trial(0.3, 0.5), trial(0.3, 0.6), trial(0.2, 0.9, "at chance"), trial(None, WORST, "x")]
     assert best(trials) is trials[2]
     assert matched(0.2, trials) is trials[2]
     assert matched(0.9, trials) is trials[0]
     assert best(trials[3:]) is trials[3]  # nothing usable: the first, that is the defaults
+    costly = trial(0.1, 0.8, penalty=0.1)
+    assert best([*trials, costly]) is trials[2]  # whatever it gains, it costs more than the stated drop
+    assert best([costly, trial(0.1, 0.7, penalty=0.2)]) is costly  # none keeps to the drop
+    assert not within_drop(costly)
 
 
 def test_tuning_never_touches_what_is_reported(run_folder, monkeypatch):
@@ -270,8 +274,12 @@ def test_an_experiment_tunes_each_edit_with_as_many_trials(cli, tmp_path, monkey
     expected = ["base", *(f"{name}-{p}" for name in ("shift", "svd") for p in points), "fixed-keep0.5"]
     assert ids == expected * 2
     assert "label-free (tuned)" in printed
-    assert "| fixed-keep0.5 (defaults)" in printed
-    assert (folder / "comparison.csv").read_text().startswith("method,point,track,trials,seeds,usable_seeds,status,")
+    assert "| fixed-keep0.5 (no trials)" in printed
+    assert (
+        (folder / "comparison.csv")
+        .read_text()
+        .startswith("method,point,track,trials,seeds,usable_seeds,lost_validation,status,")
+    )
     stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
     APPLIED.clear()
     assert cli("run", file, f"--out={tmp_path}")[0] == 0

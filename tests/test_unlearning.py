@@ -263,6 +263,13 @@ def test_both_sets_at_once_until_the_longer_one_is_through():
     assert sorted(torch.cat([s.forget.index for s in steps]).tolist()) == sorted(list(range(6)) * 3)
 
 
+def test_a_ragged_batch_is_no_step_of_its_own():
+    number, steps, _ = kinds(GradientAscent(epochs=3, batch_size=4), forget=2, retain=0, number=3)
+    assert number == 3
+    assert [len(step.forget.index) for step in steps] == [4, 4, 4]
+    assert len({i for step in steps for i in step.forget.index.tolist()}) > 4  # another order each time
+
+
 def test_the_learning_rate_of_cfk_falls_to_a_fifth():
     parameter, rates = nn.Parameter(torch.zeros(2, 2, dtype=torch.float64)), []
 

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vitmem.attacks import Attack
 from vitmem.config import RunConfig, read_attack, read_edit
 from vitmem.editing import Edit
-from vitmem.editing.known import check_share
+from vitmem.editing.known import check_share, known_noisy
 from vitmem.evaluation import recovery, scorecard
 from vitmem.evaluation.comparison import comparison_csv
 from vitmem.evaluation.predict import TRAIN, ExampleTable
 from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv, usable
 from vitmem.runs import check_name, write_atomically
 from vitmem.stages import BASE, TrainedRun, check_model, make_data, read_edit_json, train
-from vitmem.tuning import POINTS, Tuning, check_space, check_tuner, read_space, tune
+from vitmem.tuning import POINTS, Tuning, check_known, check_space, check_tuner, read_space, tune, within_drop
 
 REFERENCES = ("clean", "retrain")
 
@@ -210,6 +211,9 @@ def run(experiment: Experiment, out: Path, *, force: bool = False) -> list[dict]
         raise ValueError(
             "every training label is wrong, so `retrain` has nothing to train on; leave it out of references"
         )
+    if experiment.tune:
+        is_noisy = torch.from_numpy(data.manifest.is_noisy)
+        check_known(int(known_noisy(is_noisy, experiment.known, data.manifest.seed, experiment.seeds[0]).sum()))
     for planned in experiment.edits:  # before any work
         planned.edit.check(blank)
     rows: list[dict] = []
@@ -255,7 +259,14 @@ def seed_rows(
     for planned in experiment.edits:
         for name, edit, tuned in settings(experiment, planned, base, force):
             made = functools.partial(
-                base.edit, edit, planned.name, name, replace=True, save=experiment.save_weights, tuned=tuned
+                base.edit,
+                edit,
+                planned.name,
+                name,
+                replace=True,
+                save=experiment.save_weights,
+                tuned=tuned,
+                keep_going=True,
             )
             row = edit_row(experiment.name, seed, made(force=force), base.evaluate(name, force=force))
             rows.append(row)
@@ -277,7 +288,7 @@ def settings(
     tuning = Tuning(planned.prefix, planned.edit, planned.space, experiment.tune, experiment.tuner)
     trials = tune(base, tuning, force=force)
     spent = {key: sum(trial[key] for trial in trials) for key in ("passes", "seconds")}
-    spent["extra_memory_bytes"] = max((trial["extra_memory_bytes"] or 0 for trial in trials), default=0)
+    spent["extra_memory_bytes"] = _largest(trial["extra_memory_bytes"] for trial in trials)
     found = []
     for name, (point, choose) in zip(experiment.result_ids(planned), POINTS.items(), strict=True):
         chosen = choose(trials)
@@ -350,13 +361,19 @@ def edit_row(experiment: str, seed: int, content: Mapping, measured: Mapping) ->
         facts["status"] = "at chance"
     tuned = content.get("tuned")
     if tuned:
-        facts |= {"track": f"{facts['track']} (tuned)", "point": tuned["point"], "trials": tuned["trials"]}
+        by_trials = " (tuned)" if tuned["trials"] > 1 else ""
+        facts |= {"track": facts["track"] + by_trials, "point": tuned["point"], "trials": tuned["trials"]}
+        facts["kept_validation"] = within_drop(tuned["chosen"])
     if cost := content.get("cost"):
         facts |= {"passes": round(cost["passes"], 4), "extra_parameters": cost["extra_parameters"]}
-        # With curvature from the cache the edit's own is unknown; the trial that collected it knows.
-        memory = cost["extra_memory_bytes"] or (tuned or {}).get("extra_memory_bytes")
+        # Unknown with curvature from the cache, and too low where earlier trials had grown the process.
+        memory = _largest(found.get("extra_memory_bytes") for found in (cost, tuned or {}))
         facts["extra_memory_mib"] = None if memory is None else round(memory / 2**20, 2)
     return result_row(identity, measured["metrics"], content["report"], **facts)
+
+
+def _largest(numbers: Iterable[int | None]) -> int | None:
+    return max((number for number in numbers if number is not None), default=None)
 
 
 def evaluate_folder(run: TrainedRun, ids: Sequence[str] | None = None, *, force: bool = False) -> list[dict]:

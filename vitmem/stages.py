@@ -23,7 +23,7 @@ from vitmem.attacks import Attack, AttackData, AttackResult
 from vitmem.config import RunConfig, read_edit
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.distributed import is_main, on_main
-from vitmem.editing import Edit, EditData, EditDiverged, EditResult, attempt, track
+from vitmem.editing import Edit, EditData, EditDiverged, EditResult, attempt
 from vitmem.editing.known import known_noisy
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
@@ -325,6 +325,7 @@ class TrainedRun:
         replace: bool = False,
         save: bool = True,
         tuned: dict | None = None,
+        keep_going: bool = False,
     ) -> dict:
         """Apply an edit and store the weights; do nothing if the same edit is there.
 
@@ -338,6 +339,7 @@ class TrainedRun:
             replace: do it again if the folder holds another edit of that id, instead of refusing.
             save: store the weights; without them, the edit must be evaluated before the next one.
             tuned: how its options were chosen, for ``edit.json``.
+            keep_going: treat an edit that cannot be made, for whatever reason, as one that diverged.
 
         Returns:
             What ``edit.json`` holds.
@@ -368,7 +370,7 @@ class TrainedRun:
                 )
         edit.check(self.model)
         data = EditData(self.data, edit.sees, self.cache, known)
-        made = attempt(edit, self.model, data, keyed_generator(self.config.seed, 5))
+        made = attempt(edit, self.model, data, keyed_generator(self.config.seed, 5), keep_going=keep_going)
         result, status = made.result, made.status
         report = {"layers": [], "seconds": {"apply": made.seconds}} if result is None else result.report
         self.latest.clear()
@@ -398,7 +400,7 @@ class TrainedRun:
             "main_option": edit.main_option,
             "options": options,
             "sees": sorted(edit.sees),
-            "track": track(edit.sees),
+            "track": edit.track,
             "known": {"share": self.known, "examples": int(known.sum())} if "forget" in edit.sees else None,
             "tuned": tuned,
             "status": status,
@@ -630,7 +632,7 @@ class TrainedRun:
 
 
 def _diverged(content: dict) -> bool:
-    return content.get("status", "ok").startswith("diverged")
+    return content.get("status", "ok").startswith(("diverged", "failed"))
 
 
 def read_edit_json(folder: Path) -> dict:

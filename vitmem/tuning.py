@@ -150,6 +150,12 @@ def check_tuner(tuner: str) -> None:
         _optuna()
 
 
+def check_known(number: int) -> None:
+    """Raise ValueError unless so many known wrong labels can be halved."""
+    if number < 2:
+        raise ValueError(f"tuning needs at least two known wrong labels, and {number} are known; raise `known`")
+
+
 class Bench:
     """One run's tuning split: what a trial may see, and what it is scored on.
 
@@ -164,10 +170,7 @@ class Bench:
         self.run, known_N = run, run.known_noisy()
         self.fit_N = drawn(known_N, 0.5, run.data.manifest.seed, run.config.seed, 7)
         self.score_N = known_N & ~self.fit_N
-        if not self.fit_N.any() or not self.score_N.any():
-            raise ValueError(
-                f"tuning needs at least two known wrong labels, and {int(known_N.sum())} are known; raise `known`"
-            )
+        check_known(int(known_N.sum()))
         self.unedited = self.measure(dict(run.model.state_dict()))
 
     def measure(self, state: dict[str, Tensor]) -> dict:
@@ -251,8 +254,17 @@ def _read(path: Path, inputs: str) -> list[dict]:
 
 
 def best(trials: Sequence[Mapping]) -> Mapping:
-    """Return the trial of the highest objective; the first, where there is a tie."""
-    return max(_usable(trials), key=lambda trial: trial["objective"])
+    """Return the trial of the highest objective among those that cost at most ``DROP``, or of all if there is none.
+
+    Where there is a tie, the first.
+    """
+    usable = _usable(trials)
+    return max([t for t in usable if within_drop(t)] or usable, key=lambda trial: trial["objective"])
+
+
+def within_drop(trial: Mapping) -> bool:
+    """Tell whether a trial paid no penalty: validation fell by at most ``DROP``."""
+    return trial["ground_truth"] is not None and trial["objective"] > trial["ground_truth"] - 1e-9
 
 
 def matched(target: float, trials: Sequence[Mapping]) -> Mapping:

@@ -66,6 +66,11 @@ class Edit:
     search: ClassVar[dict[str, tuple]] = {}
 
     @property
+    def track(self) -> str:
+        """With which edits this one may be compared: one of ``TRACKS``, or a bound that reads what no method may."""
+        return track(self.sees)
+
+    @property
     def idle(self) -> frozenset[str]:
         """Options that have no effect beside the others as they are; tuning leaves them alone."""
         return frozenset()
@@ -249,7 +254,7 @@ class Attempt:
 
     Args:
         result: None if the edit diverged.
-        status: ``ok`` or ``diverged: reason``.
+        status: ``ok``, ``diverged: reason`` or ``failed: reason``.
         passes: examples that were served, in training sets; curvature from the cache counts as if it were collected.
         seconds: of the whole; with curvature from the cache, less than what the result's report adds up.
         extra_memory: peak above what was in use before, in bytes; None if curvature came from the cache.
@@ -262,14 +267,23 @@ class Attempt:
     extra_memory: int | None
 
 
-def attempt(edit: Edit, model: nn.Module, data: EditData, generator: torch.Generator) -> Attempt:
-    """Apply an edit, and tell whether its weights are finite and what it cost."""
+def attempt(
+    edit: Edit, model: nn.Module, data: EditData, generator: torch.Generator, *, keep_going: bool = False
+) -> Attempt:
+    """Apply an edit, and tell whether its weights are finite and what it cost.
+
+    With ``keep_going`` one that cannot be applied is an attempt that failed; else its error is raised.
+    """
     result, start = None, time.perf_counter()
     with ExtraMemory(next(model.parameters()).device) as memory:
         try:
             result, status = edit.apply(model, data, generator), "ok"
         except EditDiverged as error:
             status = f"diverged: {' '.join(str(error).split())}"
+        except (ValueError, RuntimeError, ArithmeticError) as error:
+            if not keep_going:
+                raise
+            status = f"failed: {' '.join(str(error).split())[:300]}"
     seconds = time.perf_counter() - start
     broken = [name for name, value in (result.state_dict if result else {}).items() if not torch.isfinite(value).all()]
     if broken:

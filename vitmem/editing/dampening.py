@@ -148,7 +148,9 @@ def importances(
     loss: Callable[[Tensor, Batch], Tensor],
     size: Callable[[Tensor], Tensor],
 ) -> Mapping[str, Tensor]:
-    """Return the mean over batches of the size of each parameter's gradient, by parameter name.
+    """Return the mean over examples of the size of each parameter's gradient on their batch, by parameter name.
+
+    For batches of one size that is the authors' mean over batches; a ragged last one counts for what it holds.
 
     Args:
         model: the classifier, its named parameters asking for gradients.
@@ -163,8 +165,8 @@ def importances(
         value = loss(model(batch.image.to(parameters[0].device)), batch)
         for total, gradient in zip(sums, torch.autograd.grad(value, parameters, allow_unused=True), strict=True):
             if gradient is not None:
-                total += size(gradient)
-        number += 1
+                total += size(gradient) * len(batch.index)
+        number += len(batch.index)
     if not (count := float(all_sum(number))):
         raise ValueError("there are no wrong examples, or none known to be right, to measure importances on")
     return dict(zip(names, [all_sum(total) / count for total in sums], strict=True))

@@ -294,6 +294,11 @@ class OracleLabels(RandomLabels):
     No method of practice knows the true labels. Options as for random_labels.
     """
 
+    @property
+    def track(self) -> str:
+        """Its own, so that it is not taken for a rival."""
+        return f"{super().track}, and their true labels (a bound)"
+
     def label(self, step: Step, classes: int, generator: torch.Generator) -> Tensor:
         """Return the true labels B."""
         return step.forget.true_label

@@ -117,6 +117,8 @@ class Training(Edit):
     def loaders(self, data: EditData, seed: int) -> dict[str, InMemoryLoader]:
         """Return shuffled loaders of what the edit sees, by field of ``Step``.
 
+        A ragged last batch is left out until the next order: a few known wrong examples would be a step of their own.
+
         Raises:
             ValueError: there are no such examples.
         """
@@ -127,6 +129,7 @@ class Training(Edit):
         if "retain" in self.sees:
             found["retain"] = data.retain(self.batch_size, shuffle=True, seed=seed + 1)
         for kind, loader in found.items():
+            loader.drop_last = len(loader.examples) > loader.batch_size
             if len(loader) == 0:
                 known = {"forget": "wrong", "retain": "right"}[kind]
                 raise ValueError(f"no example is known to be {known}, and this edit needs some")

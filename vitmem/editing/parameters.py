@@ -96,7 +96,7 @@ def descend(
         for batch in loader:
             value = loss(batch)
             if not torch.isfinite(value):
-                raise EditDiverged(f"the loss is {float(value)} in epoch {epoch}; lower the learning rate")
+                raise EditDiverged(f"the loss is {value.item()} in epoch {epoch}; lower the learning rate")
             optimiser.zero_grad()
             value.backward()
             optimiser.step()

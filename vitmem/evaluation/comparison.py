@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from vitmem.evaluation.tables import COST, usable
 
 TITLES = {
-    "best": "Best ground truth with validation at most 0.01 below the unedited model's, as tuning found it",
+    "best": "Best ground truth with validation at most 0.01 below the unedited model's, on the half that tuning saw",
     "at0.2": "Memorised accuracy nearest 0.2, as tuning found it",
     "at0.05": "Memorised accuracy nearest 0.05, as tuning found it",
 }
@@ -21,7 +21,7 @@ MEASURED = {
     "clean_train_accuracy": "clean train",
     "validation_held_out_accuracy": "validation held out",
 }
-IDENTITY = ("method", "point", "track", "trials", "seeds", "usable_seeds", "status")
+IDENTITY = ("method", "point", "track", "trials", "seeds", "usable_seeds", "lost_validation", "status")
 
 
 def compare(rows: Sequence[dict]) -> list[dict]:
@@ -39,6 +39,7 @@ def compare(rows: Sequence[dict]) -> list[dict]:
         good = [row for row in group if usable(row) or not row["edit"]]
         line: dict = {"method": method, "point": point, "track": group[0].get("track", "")}
         line |= {"trials": group[0].get("trials", 0), "seeds": len(group), "usable_seeds": len(good)}
+        line["lost_validation"] = sum(row.get("kept_validation") is False for row in group)
         line["status"] = "; ".join(sorted({row["status"] for row in group if not usable(row)}))
         for name in MEASURED:
             values = _known(row.get(name) for row in good)
@@ -78,7 +79,9 @@ def comparison_table(rows: Sequence[dict]) -> str:
 
 def _line(line: dict) -> str:
     failed = line["seeds"] - line["usable_seeds"]
-    note = " (defaults)" if line["point"] == "default" else ""
+    note = " (no trials)" if line["point"] == "default" else ""
+    if line["point"] == "best" and line["lost_validation"]:
+        note += f" (no trial kept validation, {line['lost_validation']} of {line['seeds']} seeds)"
     note += f" ({line['status']}, {failed} of {line['seeds']} seeds)" if line["status"] else ""
     cells = [_number(line[name], ".3f", line[f"{name}_sd"]) for name in MEASURED]
     cost = [_number(line[name], ".3g") for name in ("passes", "seconds", "extra_memory_mib")]

@@ -25,7 +25,7 @@ def columns() -> list[str]:
     names = list(IDENTITY)
     for metric in METRICS:
         names += [metric, *(f"{metric}_{part}" for part in ("low", "high", "n"))] if metric in ACCURACIES else [metric]
-    return [*names, "kept_fraction", "status", "track", "point", "trials", *COST]
+    return [*names, "kept_fraction", "status", "track", "point", "trials", "kept_validation", *COST]
 
 
 def result_row(identity: dict, metrics: dict[str, dict], report: dict | None, **facts: object) -> dict:

@@ -28,7 +28,7 @@ def draw(attacks_csv: Path, out: Path) -> list[Path]:
     Returns:
         The PNG, or nothing where fewer than two bit widths were measured.
     """
-    rows = [row for row in read_attacks(attacks_csv) if row["attack"] == "quantize" and row["metric"] in PANELS]
+    rows = [row for row in read_attacks(attacks_csv) if row["name"] == "quantize" and row["metric"] in PANELS]
     heads = {row["head"] for row in rows}
     shown = "quantized" if "quantized" in heads else "kept"
     rows = [row for row in rows if row["group"] == "row" and row["head"] == shown]

@@ -7,6 +7,7 @@ from pathlib import Path
 from figures import style
 from figures.tables import read_attacks
 
+KNOWN = "recovery_known"
 HEADER = ["id", "arm", "lr", "step", "metric", "mean", "sd", "seeds"]
 PANELS = {
     "recovery": "recovery (0 retrain, 1 unedited)",
@@ -20,6 +21,8 @@ STYLES = ("-", "--", ":", "-.")
 def draw(attacks_csv: Path, out: Path) -> list[Path]:
     """Draw, for each edit that was relearnt, recovery and validation accuracy against steps, as means over seeds.
 
+    Recovery is that of the wrong labels that edits with a forget set knew, where that was a part of them.
+
     Args:
         attacks_csv: table of the attacks of an experiment.
         out: folder of the figures ``relearning_<id>``.
@@ -27,10 +30,16 @@ def draw(attacks_csv: Path, out: Path) -> list[Path]:
     Returns:
         The PNGs.
     """
-    rows = [row for row in read_attacks(attacks_csv) if row["attack"] == "relearn" and row["metric"] in PANELS]
-    rows = [row for row in rows if not math.isnan(row["step"])]
-    ids = [name for name in dict.fromkeys(row["id"] for row in rows) if name not in ("base", "retrain", "clean")]
-    return [_draw_edit(name, [row for row in rows if row["id"] == name], out) for name in ids]
+    rows = [row for row in read_attacks(attacks_csv) if row["name"] == "relearn"]
+    if any(row["metric"] == KNOWN for row in rows):  # what no method knew, none need have removed
+        rows = [
+            {**row, "metric": "recovery"} if row["metric"] == KNOWN else row
+            for row in rows
+            if row["metric"] != "recovery"
+        ]
+    rows = [row for row in rows if row["metric"] in PANELS and not math.isnan(row["step"])]
+    drawn = dict.fromkeys((row["id"], row["attack"]) for row in rows if row["id"] not in ("base", "retrain", "clean"))
+    return [_draw_edit(*key, [row for row in rows if (row["id"], row["attack"]) == key], out) for key in drawn]
 
 
 def curves(rows: list[dict]) -> dict[tuple[str, float, str], list[tuple[float, float, float, int]]]:
@@ -50,7 +59,8 @@ def curves(rows: list[dict]) -> dict[tuple[str, float, str], list[tuple[float, f
     }
 
 
-def _draw_edit(name: str, rows: list[dict], out: Path) -> Path:
+def _draw_edit(edit: str, attack: str, rows: list[dict], out: Path) -> Path:
+    name = edit if attack == "relearn" else f"{edit}_{attack}"
     found = curves(rows)
     arms, lrs = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
     figure = style.new_figure(style.WIDE, 2.7 + 0.14 * math.ceil(len(arms) * len(lrs) / 4))

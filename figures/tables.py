@@ -14,6 +14,7 @@ ATTACK_TEXT = (
     "experiment",
     "id",
     "attack",
+    "name",
     "arm",
     "group",
     "head",

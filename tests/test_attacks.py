@@ -15,10 +15,10 @@ from datamodules.noise import Symmetric
 from datamodules.sources import DataSet, ImageData
 from vitmem.attacks import AttackData, attacks
 from vitmem.attacks.compress import noised, of_rank, pruned
-from vitmem.attacks.finetune import fine_tune
+from vitmem.attacks.finetune import fine_tune, fine_tuned
 from vitmem.attacks.quantize import codes, grid, quantized, same_bucket
 from vitmem.attacks.relearn import Relearn, marks, split
-from vitmem.attacks.scoring import SCORED, evenly, score, scored, scoring_sets
+from vitmem.attacks.scoring import SCORED, both_halves, evenly, score, scored, scoring_sets
 from vitmem.attacks.sequential import Sequential
 from vitmem.attacks.views import Views
 from vitmem.curvature.layers import linear_maps
@@ -123,6 +123,14 @@ def test_evenly_spaced_positions():
     assert evenly(0, 5).tolist() == []
 
 
+def test_both_halves_of_validation_are_sampled_alike():
+    for n, limit in ((4000, 2000), (10, 5), (11, 4), (3, 9)):
+        found = both_halves(n, limit)
+        assert len(found) == min(n, limit)
+        assert found.tolist() == sorted(set(found.tolist()))
+        assert 0 <= int((found % 2 == 0).sum()) - int((found % 2 == 1).sum()) <= 1
+
+
 def test_scores_of_all_examples_are_the_ordinary_metrics(data, model):
     expected = metrics.compute(predict(model, dict(enumerate(data.val_dataloader()))))
     found = score(model, scoring_sets(data, 1000))
@@ -140,7 +148,8 @@ def test_what_an_edit_knew_is_told_apart_where_it_was_a_part(name, data, model, 
     is_known = data.train_examples.is_noisy & (torch.arange(40) % 3 == 0)
     plain = attacks()[name](**SMALL[name]).apply(model, known, generator()).rows
     rows = attacks()[name](**SMALL[name]).apply(model, dataclasses.replace(known, known=is_known), generator()).rows
-    assert [{key: row[key] for key in before} for before, row in zip(plain, rows, strict=True)] == plain
+    if name != "relearn":  # it shows what was known
+        assert [{key: row[key] for key in before} for before, row in zip(plain, rows, strict=True)] == plain
     for row in rows:
         of, unseen = (row[f"memorized_{part}_accuracy_n"] for part in ("known", "unseen"))
         assert of + unseen == row["memorized_accuracy_n"]
@@ -171,6 +180,30 @@ def test_shown_and_scored_examples_are_disjoint_in_every_arm(data, model, known)
     assert used["noisy"] == set(shown.index.tolist())
     report = Relearn(steps=1, arms=("noisy",)).apply(model, known, generator()).report
     assert set(report["shown"]).isdisjoint(report["scored"])
+    is_known = data.train_examples.is_noisy & (torch.arange(40) % 2 == 0)
+    shown, hidden = split(data, generator(), is_known)
+    told = set(data.train_examples.index[is_known].tolist())
+    assert set(shown.index.tolist()) < told
+    assert len(shown) == len(told) // 2
+    assert set(hidden.index.tolist()) == noisy - set(shown.index.tolist())
+
+
+def test_no_arm_is_trained_on_what_is_scored(data, model, known, monkeypatch):
+    trained = {}
+
+    def spy(model, batches, marks, *, lr):
+        trained[len(trained)] = (set(batches.examples.index.tolist()), batches.batch_size, lr)
+        return fine_tuned(model, batches, marks, lr=lr)
+
+    monkeypatch.setattr("vitmem.attacks.relearn.fine_tuned", spy)
+    arms = ("retain", "retain+1", "retain+all", "noisy", "drift")
+    attack = Relearn(arms=arms, lrs=(1e-4, 1e-3), steps=1, batch_size=7)
+    report = attack.apply(model, known, generator()).report
+    assert len(trained) == 2 * len(arms)
+    scored = set(report["scored"])
+    assert scored
+    assert all(index and index.isdisjoint(scored) for index, *_ in trained.values())
+    assert [found[1:] for found in trained.values()] == [(7, 1e-4), (7, 1e-3)] * len(arms)
 
 
 def test_unrelated_images_are_shuffled_alike_and_drift_learns_the_models_own_answers(data, model):
@@ -386,7 +419,7 @@ def test_attacks_are_stored_once_and_made_again_when_something_changed(cli, run_
     changed = {path.parts[-3] for path, stamp in stamps(run_folder).items() if before[path] != stamp}
     assert changed == {"kfac-rho0.9"}
     header, *rows = (run_folder / "evals" / "attacks.csv").read_text().splitlines()
-    assert header == "experiment,seed,id,attack,bits,group,head,arm,lr,step,metric,value,low,high,sd,n,reason"
+    assert header == "experiment,seed,id,attack,name,bits,group,head,arm,lr,step,metric,value,low,high,sd,n,reason"
     missing = [row for row in rows if ",recovery," in row]
     assert missing
     assert all("retrain was not measured" in row for row in missing)

@@ -236,6 +236,27 @@ def test_shadow_models_are_trained_once_and_shared(data, folder, monkeypatch):
         assert s.auc(members, kept["loss"][kept["split"] == 1]) == pytest.approx(alone.rows[0]["auc"], abs=1e-4)
 
 
+def test_scores_of_shadow_models_belong_to_the_right_pairs(data, tmp_path):
+    """Shadow models are 4 surer of pairs that they saw; the model is so of some pairs, and LiRA must tell which."""
+    pairs = make_pairs(data)
+    model = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
+    phi_Q = np.concatenate([confidences(model, data, p)[0] for p in (pairs.train, pairs.candidates, pairs.population)])
+    seen_Q = np.random.RandomState(3).rand(len(phi_Q)) < 0.5
+    cache = ShadowCache(data, pairs, CONFIG, tmp_path, seed=0)
+    cache.folder.mkdir()
+    for number in range(6):
+        kept = cache.kept(number).numpy()
+        noise = np.random.RandomState(number).normal(size=len(phi_Q))
+        phi = phi_Q - 4.0 * seen_Q + 0.1 * noise
+        phi[: len(kept)] += 4.0 * kept
+        Shadow(kept, phi.astype(np.float32), phi > 0).save(cache.path(number))
+    attack = AttackData(data, "base", lambda name: None, tmp_path)
+    found = Membership(shadows=6).scores(model, attack, pairs, cache.get(6))
+    members, nonmembers = found["lira_fixed"]
+    assert ((members > 0) == seen_Q[: len(pairs.train)][pairs.train.is_noisy.numpy()]).all()
+    assert ((nonmembers > 0) == seen_Q[len(pairs.train) : pairs.pool_size]).all()
+
+
 def test_shadow_models_follow_the_recipe_of_the_run(tmp_path, monkeypatch):
     start = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=9).state_dict()
     save_file(start, tmp_path / "start.safetensors")

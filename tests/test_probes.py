@@ -16,7 +16,6 @@ from vitmem.attacks.probes import (
     HEAD,
     Imprint,
     Probes,
-    excess_over_retrain,
     features_of,
     label_probe,
     new_head,
@@ -116,18 +115,6 @@ def test_permuted_keeps_the_counts():
     assert torch.equal(found[0], labels())
     assert all(torch.equal(row.sort().values, labels().sort().values) for row in found)
     assert len({tuple(row.tolist()) for row in found}) == 4
-
-
-def test_excess_over_retrain_by_hand():
-    rows = [
-        {"probe": "given", "place": "blocks.0", "accuracy": 0.5},
-        {"probe": "given", "place": "head", "accuracy": 0.75},
-    ]
-    retrain = [{"probe": "given", "place": "head", "accuracy": 0.25}, {"probe": "head", "place": "head"}]
-    found = excess_over_retrain([*rows, {"probe": "head", "place": "head"}], retrain)
-    assert [row["place"] for row in found] == ["blocks.0", "head"]
-    assert math.isnan(found[0]["excess_over_retrain"])
-    assert found[1]["excess_over_retrain"] == 0.5
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,7 @@ def test_steps_to_half_of_bases_memory():
     assert math.isnan(late.value)
     assert late.reason == "not within 50 steps"
     assert math.isnan(steps_to_half({0: 0.1}, None).value)
+    assert steps_to_half({0: 0.0}, 0.0).reason == "base has memorised nothing"
 
 
 def result(name, attack, settings, rows, seed=0):
@@ -116,6 +117,56 @@ def test_rows_keep_intervals_that_attacks_computed_and_skip_text():
     assert {key: found[key] for key in ("score", "metric", "value", "low", "high", "n")} == {
         "score": "loss", "metric": "auc", "value": 0.7, "low": 0.6, "high": 0.8, "n": None,
     }  # fmt: skip
+
+
+def test_probes_are_compared_with_those_of_retrain_at_the_same_place():
+    def probed(name, **accuracies):
+        rows = [{"probe": "given", "place": place, "accuracy": value} for place, value in accuracies.items()]
+        return result(name, "probes", ["probe", "place"], [*rows, {"probe": "head", "place": "head", "accuracy": 0.9}])
+
+    rows = with_recovery([probed("edit", first=0.5, last=0.75), probed("retrain", last=0.25)])
+    found = {row["place"]: row for row in pick(rows, "edit", "excess_over_retrain")}
+    assert set(found) == {"first", "last"}
+    assert found["last"]["value"] == 0.5
+    assert math.isnan(found["first"]["value"])
+    assert "retrain was not measured" in found["first"]["reason"]
+
+
+def test_what_edits_knew_has_its_own_curve():
+    names = ("memorized_accuracy", "memorized_known_accuracy")
+    curves = {"base": [(1.0, 1.0)] * 2, "retrain": [(0.0, 0.0)] * 2, "edit": [(0.5, 0.0), (0.6, 0.6)]}
+    results = [
+        result(
+            name, "relearn", ["step"], [{"step": s, **dict(zip(names, v, strict=True))} for s, v in enumerate(values)]
+        )
+        for name, values in curves.items()
+    ]
+    rows = with_recovery(results)
+    assert [row["value"] for row in pick(rows, "edit", "recovery")] == [0.5, 0.6]
+    assert [row["value"] for row in pick(rows, "edit", "recovery_known")] == [0, 0.6]
+    assert pick(rows, "edit", "steps_to_half")[0]["value"] == 0  # what it never removed
+    assert pick(rows, "edit", "steps_to_half_known")[0]["value"] == 1
+
+
+def test_a_curve_that_broke_off_has_no_area_and_what_was_lost_has_rows():
+    broken = RELEARNT[2] | {"options": {"steps": 200}, "report": {"diverged": ["retain: nan"], "skipped": ["a", "b"]}}
+    rows = with_recovery([*RELEARNT[:2], broken])
+    (area_row,) = pick(rows, "edit", "recovery_area")
+    assert math.isnan(area_row["value"])
+    assert area_row["reason"] == "the curve ends at step 10 of 200"
+    assert [row["reason"] for row in pick(rows, "edit", "skipped")] == ["a", "b"]
+    assert [row["reason"] for row in pick(rows, "edit", "diverged")] == ["retain: nan"]
+
+
+def test_barriers_and_distances_of_paths_are_in_the_table():
+    path = {"barrier": {"given": 0.5}, "memory_back": None, "distance": {"total": {"distance": 2.0, "relative": 0.1}}}
+    report = {"paths": {"base": path}, "undefined": {"base.memory_back": "it stays away"}}
+    rows = with_recovery([result("edit", "connectivity", ["path", "alpha"], []) | {"report": report}])
+    assert {row["metric"]: row["value"] for row in rows if row["metric"] != "memory_back"} == {
+        "barrier_given": 0.5, "distance_total": 2.0, "relative_distance_total": 0.1,
+    }  # fmt: skip
+    assert pick(rows, "edit", "memory_back")[0]["reason"] == "it stays away"
+    assert all(row["path"] == "base" for row in rows)
 
 
 # Scorecards
@@ -227,6 +278,27 @@ def test_an_edit_that_was_told_of_a_part_is_judged_by_that_part():
     free = cards_of(quantized, [row | {"track": "label-free"} for row in rows])
     assert free["edit", "back_quantize"]["value"] == 0
     assert "not removed: 0.50" in free["edit", "durable"]["reason"]
+
+
+def test_an_attack_that_was_made_twice_counts_twice():
+    mild, hot = curve("edit", (0.2, 0.2, 0.2)), curve("edit", (0.2, 0.9, 0.95))
+    results = [*RELEARNT[:2], mild, *(r | {"attack": "hot", "name": "relearn"} for r in (*RELEARNT[:2], hot))]
+    found = cards_of(results)["edit", "back_relearn"]
+    assert found["value"] == pytest.approx(0.7)
+    assert found["reason"] == "attack hot arm retain step 1"
+    alone = cards_of(results[3:])["edit", "back_relearn"]
+    assert alone["value"] == pytest.approx(0.7)
+
+
+def test_a_removal_that_destroyed_a_model_or_was_not_attacked_everywhere_is_not_durable():
+    second = [row | {"seed": 1} for row in RESULTS]
+    found = cards_of(RELEARNT, [*RESULTS, *second])["edit", "durable"]
+    assert math.isnan(found["value"])
+    assert found["reason"] == "open: attacked in 1 of 2 seeds"
+    second[2]["status"] = "at chance"
+    found = cards_of(RELEARNT, [*RESULTS, *second])["edit", "durable"]
+    assert found["value"] == 0
+    assert found["reason"].endswith("at chance in seed(s) 1")
 
 
 def test_verdicts():

@@ -404,7 +404,7 @@ def references_beside(run: TrainedRun) -> dict[str, TrainedRun]:
     """Return the reference models in the folders beside a base model's."""
     path = run.path.resolve()
     beside = {kind: path.with_name(f"{path.name}-{kind}") for kind in REFERENCES}
-    return {kind: TrainedRun.open(p) for kind, p in beside.items() if (p / "model.safetensors").exists()}
+    return {k: TrainedRun.open(p, known=run.known) for k, p in beside.items() if (p / "model.safetensors").exists()}
 
 
 def attack_folder(

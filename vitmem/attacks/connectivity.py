@@ -22,6 +22,7 @@ from vitmem.curvature.collect import uncompiled
 from vitmem.evaluation.metrics import compute
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
 from vitmem.models import with_weights
+from vitmem.training import TrainingDiverged
 
 LOSSES = ("given_cross_entropy", "true_cross_entropy", "clean_train_cross_entropy", "validation_cross_entropy")
 
@@ -61,18 +62,22 @@ class Connectivity(Attack):
         start = time.perf_counter()
         ends = {name: data.reference(name) for name in ("base", "retrain") if name != data.subject}
         drawn, order = torch.randint(2**62, (2,), generator=generator).tolist()
+        undefined: dict[str, str] = {}
         if self.relearn_steps:
             right = data.data.train_examples.subset(~data.data.train_examples.is_noisy)
             batches = data.data.loader(right, 128, shuffle=True, seed=order)
-            ends["relearned"] = fine_tune(model, batches, self.relearn_steps, lr=self.relearn_lr)
+            try:
+                ends["relearned"] = fine_tune(model, batches, self.relearn_steps, lr=self.relearn_lr)
+            except (ValueError, TrainingDiverged) as error:
+                ends["relearned"], undefined["relearned"] = None, str(error)
         loaders = _loaders(data.data, self.examples, drawn)
         base = model if data.subject == "base" else ends["base"]
         memorized = math.nan if base is None else measure(base, loaders)["memorized_accuracy"]
         alphas = [point / (self.points - 1) for point in range(self.points)]
-        rows, paths, undefined = [], {}, {}
+        rows, paths = [], {}
         for name, end in ends.items():
             if end is None:
-                undefined[name] = f"there is no {name} model"
+                undefined.setdefault(name, f"there is no {name} model")
                 continue
             states = [uncompiled(side).state_dict() for side in (model, end)]
             found = [measure(with_weights(uncompiled(model), between(*states, alpha)), loaders) for alpha in alphas]

@@ -33,7 +33,9 @@ def fit_logistic(x_ND: Tensor, label_PN: Tensor, weight_PN: Tensor, l2: float, c
     x_NR = _with_constant(x_ND @ to_DR)
     penalty_R1 = l2 / 2 * scale_R.square()[:, None]
     scaled = x_ND.new_zeros(len(label_PN), len(size_R) + 1, classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS([scaled], max_iter=100, tolerance_grad=1e-4, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [scaled], max_iter=100, history_size=10, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
+    )
 
     def objective() -> Tensor:
         optimiser.zero_grad()

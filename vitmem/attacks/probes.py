@@ -2,7 +2,7 @@
 
 Wrong labels that were drawn at random cannot be guessed from an image, so a probe that finds them for images it was not
 fitted to reads a trace of training. What a true label tells of a wrong one (that they differ) it also finds on retrain,
-whose accuracy is therefore to be subtracted (``excess_over_retrain``).
+whose accuracy is therefore subtracted when results are read (``excess_over_retrain`` in ``attacks.csv``).
 
 Legend: B images, S tokens, C channels, N noisy examples, D features, P label sets (the labels,
 then permutations of them), K classes.
@@ -184,21 +184,6 @@ def label_probe(x_ND: Tensor, label_PN: Tensor, order_N: Tensor, classes: int, g
 def permuted(label_N: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return the labels, then ``count`` permutations of them."""
     return torch.stack([label_N, *(label_N[torch.randperm(len(label_N), generator=generator)] for _ in range(count))])
-
-
-def excess_over_retrain(rows: Sequence[dict], retrain: Sequence[dict]) -> list[dict]:
-    """Return the rows of label probes with what their accuracy exceeds that of retrain by, at the same place.
-
-    Args:
-        rows: of ``Probes`` or ``Imprint`` on some model.
-        retrain: of the same attack on retrain.
-    """
-    reference = {row["place"]: row["accuracy"] for row in retrain if row["probe"] == "given"}
-    return [
-        {**row, "excess_over_retrain": row["accuracy"] - reference.get(row["place"], math.nan)}
-        for row in rows
-        if row["probe"] == "given"
-    ]
 
 
 def new_head(

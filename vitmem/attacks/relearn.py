@@ -7,13 +7,13 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from datamodules.batch import Examples
 from datamodules.module import MemorisationData
 from vitmem.attacks import Attack, AttackData, AttackResult
 from vitmem.attacks.finetune import fine_tuned
-from vitmem.attacks.scoring import evenly, score
+from vitmem.attacks.scoring import both_halves, evenly, score
 from vitmem.editing.auto import predictions
 from vitmem.evaluation.predict import TRAIN, VALIDATION
 from vitmem.training import TrainingDiverged
@@ -25,9 +25,9 @@ _ARM = re.compile(r"retain(?:\+(\d+|all))?|noisy|unrelated|drift")
 class Relearn(Attack):
     """Fine-tune, and watch wrong labels that are not shown come back.
 
-    Half of the noisy examples may be shown, the other half is scored. AdamW without weight decay at a constant rate, in
-    eval mode (no dropout), without augmentation. Source: protocol after Siddiqui et al. 2025 (arXiv 2505.22310) and
-    Deeb & Roger 2024 (arXiv 2410.08827).
+    Half of the noisy examples that edits with a forget set knew may be shown, all others are scored. AdamW without
+    weight decay at a constant rate, in eval mode (no dropout), without augmentation. Source: protocol after Siddiqui et
+    al. 2025 (arXiv 2505.22310) and Deeb & Roger 2024 (arXiv 2410.08827).
 
     Args:
         arms: what to train on: retain (examples whose labels are right), retain+K or retain+all (K or all of the noisy
@@ -61,11 +61,11 @@ class Relearn(Attack):
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return the curve of every arm and learning rate."""
         start = time.perf_counter()
-        shown, hidden = split(data.data, generator)
+        shown, hidden = split(data.data, generator, data.known)
         seed = int(torch.randint(2**31, (), generator=generator))
         scored = hidden.subset(evenly(len(hidden), self.examples))
         validation = data.data.validation_examples
-        validation = validation.subset(evenly(len(validation), self.examples))
+        validation = validation.subset(both_halves(len(validation), self.examples))
         loaders = {TRAIN: data.data.loader(scored), VALIDATION: data.data.loader(validation)}
         rows, skipped, diverged = [], [], []
         for arm in self.arms:
@@ -122,13 +122,22 @@ def _count(arm: str, shown: int) -> int:
     return shown if number == "all" else int(number or 0)
 
 
-def split(data: MemorisationData, generator: torch.Generator) -> tuple[Examples, Examples]:
-    """Return the noisy examples that may be shown, in random order, and the other half, which is scored."""
+def split(data: MemorisationData, generator: torch.Generator, known: Tensor | None = None) -> tuple[Examples, Examples]:
+    """Return the noisy examples that may be shown, in random order, and those that are scored.
+
+    Shown are labels that every edit was to remove, else an attack would show what is still memorised.
+
+    Args:
+        data: the data module of the run.
+        generator: of the draw.
+        known: N, bool, the wrong labels of which half are shown; None: of all.
+    """
     examples = data.train_examples
-    noisy = examples.is_noisy.nonzero()[:, 0]
-    order = noisy[torch.randperm(len(noisy), generator=generator)]
-    half = len(order) // 2
-    return examples.subset(order[:half]), examples.subset(order[half:].sort().values)
+    pool = (examples.is_noisy if known is None else known).nonzero()[:, 0]
+    shown = pool[torch.randperm(len(pool), generator=generator)][: len(pool) // 2]
+    hidden = examples.is_noisy.clone()
+    hidden[shown] = False
+    return examples.subset(shown), examples.subset(hidden)
 
 
 def marks(steps: int) -> list[int]:

@@ -23,6 +23,16 @@ def evenly(n: int, limit: int) -> Tensor:
     return (torch.arange(count, dtype=torch.float64) * (n / max(count, 1))).long()
 
 
+def both_halves(n: int, limit: int) -> Tensor:
+    """Return at most ``limit`` of the positions 0 to n - 1, ascending, as many even ones as odd ones.
+
+    Validation examples of even index are those that edits and tuning may see.
+    """
+    even, odd = torch.arange(0, n, 2), torch.arange(1, n, 2)
+    count = min(n, limit)
+    return torch.cat([even[evenly(len(even), count - count // 2)], odd[evenly(len(odd), count // 2)]]).sort().values
+
+
 def scoring_sets(data: MemorisationData, limit: int) -> dict[int, InMemoryLoader]:
     """Return loaders, by split, over the noisy, the clean training and the validation examples.
 
@@ -37,7 +47,7 @@ def scoring_sets(data: MemorisationData, limit: int) -> dict[int, InMemoryLoader
     ]
     return {
         TRAIN: data.loader(examples.subset(torch.cat(chosen).sort().values)),
-        VALIDATION: data.loader(validation.subset(evenly(len(validation), limit))),
+        VALIDATION: data.loader(validation.subset(both_halves(len(validation), limit))),
     }
 
 

@@ -64,13 +64,13 @@ def make_pairs(data: MemorisationData) -> Pairs:
 def wrong_validation(data: MemorisationData) -> Examples:
     """Return the validation images with labels that the run's noise makes wrong; those that stay right are left out.
 
-    Kinds that draw labels from the true ones do so again. For labels that came from a file or from the pixels, the
-    given labels of noisy training examples of the same class are drawn instead.
+    Kinds that draw labels from the true ones do so again. For labels that came from a file, from the pixels or with
+    canaries, the given labels of noisy training examples of the same class are drawn instead.
     """
     examples, manifest = data.validation_examples, data.manifest
     rng, true = np.random.RandomState([manifest.seed, 2]), examples.true_label.numpy()
     kind = NOISES.get(manifest.kind, Noise)
-    if kind.corrupt is not Noise.corrupt:
+    if kind.corrupt is not Noise.corrupt and "num_canaries" not in manifest.details:
         given = kind(seed=manifest.seed).corrupt(true, data.data, rng)
     else:
         given = true.copy()

@@ -14,10 +14,12 @@ from vitmem.evaluation.metrics import wilson
 
 BASE, RETRAIN = "base", "retrain"
 MEMORY, KNOWN_MEMORY = "memorized_accuracy", "memorized_known_accuracy"
-IDENTITY = ("experiment", "seed", "id", "attack")
+KINDS = {MEMORY: "", KNOWN_MEMORY: "_known"}  # of memory, and how what is derived from them ends
+IDENTITY = ("experiment", "seed", "id", "attack", "name")  # the attack's id, and its registered name
 MEASURED = ("metric", "value", "low", "high", "sd", "n", "reason")
 _PARTS = ("low", "high", "sd", "n")
 BROKEN = ("failed", "stopped")  # at once, or before the last setting; what reports call it
+LOST = ("skipped", "diverged")  # some settings
 
 
 class Value(NamedTuple):
@@ -70,6 +72,8 @@ def steps_to_half(curve: Mapping[float, float], base: float | None) -> Value:
     """
     if base is None or math.isnan(base):
         return Value(math.nan, "memorized_accuracy of base was not measured under this attack")
+    if base <= 0:
+        return Value(math.nan, "base has memorised nothing")
     reached = [step for step, value in sorted(curve.items()) if value >= base / 2]
     return Value(reached[0]) if reached else Value(math.nan, f"not within {max(curve):g} steps")
 
@@ -79,8 +83,9 @@ def with_recovery(results: Sequence[Mapping]) -> list[dict]:
 
     ``recovery`` compares with base and retrain under the same setting; where a setting has a ``step``, base is the
     unattacked model (step 0), whose memory the attack is to bring back. ``excess`` is memorized_accuracy minus that of
-    retrain, ``excess_known`` the same of the wrong labels that edits knew, where that was a part. Rows without a step
-    hold the ``recovery_area`` and ``steps_to_half`` of a curve, and rows of ``BROKEN`` why an attack ended early.
+    retrain. ``recovery_known`` and ``excess_known`` are the same of the wrong labels that edits knew, where that was a
+    part. Rows without a step hold the ``recovery_area`` and ``steps_to_half`` of a curve, those without an alpha what
+    belongs to a whole path, and rows of ``BROKEN`` and ``LOST`` why an attack or a part of it ended early.
 
     Args:
         results: contents of ``attacks/<attack>.json``, each with ``experiment`` and ``seed``.
@@ -88,43 +93,77 @@ def with_recovery(results: Sequence[Mapping]) -> list[dict]:
     Returns:
         Rows with ``IDENTITY``, the attack's settings, and ``MEASURED``.
     """
-    memory = {
+    reached = {
         (metric, *_place(result), result["id"], *_setting(result, row)): row[metric]
         for result in results
         for row in result["rows"]
-        for metric in (MEMORY, KNOWN_MEMORY)
+        for metric in (*KINDS, "accuracy")
         if row.get(metric) is not None
     }
     long = []
     for result in results:
-        identity = {key: result[key] for key in IDENTITY}
+        identity = {key: result.get(key, result["attack"]) for key in IDENTITY}
+        report = result.get("report", {})
         curves: dict[tuple, tuple[dict[float, float], dict[float, float]]] = {}
+
+        def of(name: str, metric: str, row: Mapping, result=result) -> float | None:
+            return reached.get((metric, *_place(result), name, *_setting(result, row)))
+
         for row in result["rows"]:
             setting = {key: row[key] for key in result["settings"]}
-            long += [{**identity, **setting, **cells} for cells in _measured(row, result["settings"])]
-            if MEMORY not in row:
-                continue
-            start = {**row, "step": 0} if "step" in setting else row
-            base = memory.get((MEMORY, *_place(result), BASE, *_setting(result, start)))
-            retrain = memory.get((MEMORY, *_place(result), RETRAIN, *_setting(result, row)))
-            found = recovery(row[MEMORY], base, retrain)
-            excess = Value(math.nan, found.reason) if retrain is None else Value(row[MEMORY] - retrain)
-            long += [{**identity, **setting, **_cells(n, v)} for n, v in (("recovery", found), ("excess", excess))]
-            if KNOWN_MEMORY in row:
-                never = memory.get((KNOWN_MEMORY, *_place(result), RETRAIN, *_setting(result, row)))
-                missing = Value(math.nan, f"{KNOWN_MEMORY} of retrain was not measured under this attack")
-                known = missing if never is None else Value(row[KNOWN_MEMORY] - never)
-                long.append({**identity, **setting, **_cells("excess_known", known)})
-            if "step" in setting:
-                rest = tuple((key, value) for key, value in setting.items() if key != "step")
-                recovered, memorised = curves.setdefault((rest, base), ({}, {}))
-                recovered[row["step"]], memorised[row["step"]] = found.value, row[MEMORY]
-        why = {metric: result.get("report", {}).get(metric) for metric in BROKEN}
-        long += [{**identity, **_cells(metric, Value(math.nan, reason))} for metric, reason in why.items() if reason]
-        for (rest, base), (recovered, memorised) in curves.items():
-            derived = (("recovery_area", area(recovered)), ("steps_to_half", steps_to_half(memorised, base)))
-            long += [{**identity, **dict(rest), **_cells(name, value)} for name, value in derived]
+            cells = _measured(row, result["settings"])
+            if row.get("probe") == "given":
+                found = _excess(row["accuracy"], of(RETRAIN, "accuracy", row), "accuracy")
+                cells.append(_cells("excess_over_retrain", found))
+            for metric, suffix in KINDS.items():
+                if metric not in row:
+                    continue
+                base = of(BASE, metric, {**row, "step": 0} if "step" in setting else row)
+                retrain = of(RETRAIN, metric, row)
+                recovered = recovery(row[metric], base, retrain)
+                cells.append(_cells(f"recovery{suffix}", recovered))
+                cells.append(_cells(f"excess{suffix}", _excess(row[metric], retrain, metric)))
+                if "step" in setting:
+                    rest = tuple((key, value) for key, value in setting.items() if key != "step")
+                    curve = curves.setdefault((rest, base, suffix), ({}, {}))
+                    curve[0][row["step"]], curve[1][row["step"]] = recovered.value, row[metric]
+            long += [{**identity, **setting, **found} for found in cells]
+        why = {metric: [report[metric]] for metric in BROKEN if report.get(metric)}
+        why |= {metric: report[metric] for metric in LOST if report.get(metric)}
+        long += [{**identity, **_cells(m, Value(math.nan, reason))} for m, reasons in why.items() for reason in reasons]
+        last = result.get("options", {}).get("steps", 0)
+        for (rest, base, suffix), (recovered, memorised) in curves.items():
+            whole = area(recovered)
+            if max(recovered) < last:
+                whole = Value(math.nan, f"the curve ends at step {max(recovered):g} of {last}")
+            derived = (("recovery_area", whole), ("steps_to_half", steps_to_half(memorised, base)))
+            long += [{**identity, **dict(rest), **_cells(name + suffix, value)} for name, value in derived]
+        long += [{**identity, **cells} for cells in _paths(report)]
     return long
+
+
+def _paths(report: Mapping) -> list[dict]:
+    """Return what attack ``connectivity`` reports of whole paths: barriers, where memory is back, distances."""
+    rows = []
+    for name, path in report.get("paths", {}).items():
+        why = report["undefined"].get(f"{name}.memory_back", "")
+        found = {f"barrier_{loss}": Value(_or_nan(value)) for loss, value in path["barrier"].items()}
+        found["memory_back"] = Value(_or_nan(path["memory_back"]), why)
+        for block, of in path["distance"].items():
+            found |= {f"{key}_{block}" if key == "distance" else f"{key}_distance_{block}": Value(_or_nan(value))
+                      for key, value in of.items()}  # fmt: skip
+        rows += [{"path": name, **_cells(metric, value)} for metric, value in found.items()]
+    return rows
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _excess(value: float, retrain: float | None, metric: str) -> Value:
+    if retrain is None:
+        return Value(math.nan, f"{metric} of retrain was not measured under this attack")
+    return Value(value - retrain)
 
 
 def _place(result: Mapping) -> tuple:

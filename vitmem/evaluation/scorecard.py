@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vitmem.evaluation.recovery import BASE, KNOWN_MEMORY, MEMORY, RETRAIN, Value, recovery
+from vitmem.evaluation.tables import usable
 
 CRITERIA = {
     "verbatim": "share of the memory removed, on the images as they were learnt: 1 - recovery",
@@ -83,6 +84,11 @@ def scorecards(
             back.append(lasting)
         if own:
             final = verdict(left, back, rule)
+            every = [row for row in rows if row["id"] == name]
+            if broken := [row["seed"] for row in every if not usable(row)]:
+                final = Value(0.0, f"not durable: diverged or at chance in seed(s) {', '.join(map(str, broken))}")
+            elif len(own) < len(every):
+                final = Value(math.nan, f"open: attacked in {len(own)} of {len(every)} seeds")
             if _removable(own[0]) == KNOWN_MEMORY:
                 final = final._replace(reason=f"{final.reason}; of the wrong labels that it knew")
             identity = {"experiment": own[0]["experiment"], "seed": "", "id": name}
@@ -107,14 +113,14 @@ def criteria(
         others: see ``scorecards``.
     """
     verbatim = _removed(_memory(row, base, retrain))
-    views = [a for a in attacks if (a["attack"], a["metric"], a.get("view")) == ("views", "recovery", "any")]
-    leaks = [abs(_number(a["value"])) for a in attacks if (a["attack"], a["metric"]) == ("membership", "priv_leak")]
+    views = [a for a in attacks if (a["name"], a["metric"], a.get("view")) == ("views", "recovery", "any")]
+    leaks = [abs(_number(a["value"])) for a in attacks if (a["name"], a["metric"]) == ("membership", "priv_leak")]
     leaks = [leak for leak in leaks if not math.isnan(leak)]
     rounds: dict[int, dict] = {}
     for a in attacks:
-        if a["attack"] == "sequential" and a["metric"] in (VALIDATION, HELD_OUT):
+        if a["name"] == "sequential" and a["metric"] in (VALIDATION, HELD_OUT):
             rounds.setdefault(a["round"], {})[a["metric"]] = a["value"]
-    stopped = [a["reason"] for a in attacks if (a["attack"], a["metric"]) == ("sequential", "stopped")]
+    stopped = [a["reason"] for a in attacks if (a["name"], a["metric"]) == ("sequential", "stopped")]
     last = Value(0.0, stopped[0]) if stopped else _share(rounds[max(rounds)], base) if rounds else None
     rates = [_memory(*(_row(t, row["seed"], i) for i in (row["id"], BASE, RETRAIN))).value for t in others]
     known = [1 - value for value in rates if not math.isnan(value)]
@@ -148,7 +154,7 @@ def brought_back(
     model, on the same examples where the attack has a step 0.
 
     Args:
-        attack: id of the attack.
+        attack: registered name of the attack; several of that name count together.
         attacks: the rows of attacks on this model.
         row: the model's row of the results table.
         base: the unedited model's.
@@ -159,7 +165,7 @@ def brought_back(
     excess = "excess" if memory == MEMORY else "excess_known"
     settings: dict[tuple, dict[str, float]] = {}
     for a in attacks:
-        if a["attack"] == attack and a["metric"] in (excess, VALIDATION):
+        if a["name"] == attack and a["metric"] in (excess, VALIDATION):
             settings.setdefault(_setting(a), {})[a["metric"]] = _number(a["value"])
     if not settings:
         return _not_attacked(attack, attacks)
@@ -239,13 +245,15 @@ def _share(measured: Mapping, base: Mapping | None) -> Value:
 
 def _not_attacked(attack: str, attacks: Sequence[Mapping], more: str = "") -> Value:
     failed = [
-        f"attack {attack} failed: {a['reason']}" for a in attacks if (a["attack"], a["metric"]) == (attack, "failed")
+        f"attack {attack} failed: {a['reason']}" for a in attacks if (a["name"], a["metric"]) == (attack, "failed")
     ]
     return Value(math.nan, failed[0] if failed else f"not measured: needs attack {attack} {more}".strip())
 
 
 def _setting(row: Mapping) -> tuple:
-    fixed = {"experiment", "seed", "id", "attack", "metric", "value", "low", "high", "sd", "n", "reason"}
+    """Return the settings of a row, and the id of the attack where it is not its name."""
+    fixed = {"experiment", "seed", "id", "name", "metric", "value", "low", "high", "sd", "n", "reason"}
+    fixed |= {"attack"} if row["attack"] == row["name"] else set()
     return tuple((key, value) for key, value in row.items() if key not in fixed and value not in (None, ""))
 
 

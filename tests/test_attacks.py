@@ -418,6 +418,11 @@ def test_attacks_are_stored_once_and_made_again_when_something_changed(cli, run_
     assert cli("eval", run_folder, FAST.replace("bits: [4, 8]", "bits: [4, 6]"))[0] == 0
     changed = {path.parts[-3] for path, stamp in stamps(run_folder).items() if before[path] != stamp}
     assert changed == {"kfac-rho0.9"}
+    rates = f"--other_rates=[{run_folder / 'evals' / 'results.csv'}]"
+    assert cli("eval", run_folder, FAST.replace("bits: [4, 8]", "bits: [4, 6]"), rates)[0] == 0
+    code, _, errors = cli("eval", run_folder, "--other_rates=[nowhere.csv]")
+    assert code == 2
+    assert "nowhere.csv is not there" in errors
     header, *rows = (run_folder / "evals" / "attacks.csv").read_text().splitlines()
     assert header == "experiment,seed,id,attack,name,bits,group,head,arm,lr,step,metric,value,low,high,sd,n,reason"
     missing = [row for row in rows if ",recovery," in row]

@@ -102,6 +102,7 @@ def train(arguments: Sequence[str]) -> None:
         print(f"the model is in {done.path}; next: vitmem edit kfac {done.path}, vitmem eval {done.path}")
 
 
+RATES = "results.csv of the same models and edits at other noise rates, for the scorecards"
 KNOWN = "share of the wrong labels that edits with a forget set know, in (0, 1]"
 
 
@@ -162,11 +163,12 @@ def evaluate(arguments: Sequence[str]) -> None:
         help="names, comma-separated, or a YAML list such as '[quantize, {name: relearn, steps: 500}]'; `vitmem list`",
     )
     parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; what an edit knew counts for its own row")
+    parser.add_argument("--other_rates", type=list[str], default=[], help=RATES)
     parser.add_argument("--config", action=config.ActionConfigFile, help="YAML file with any of these options")
     parser.add_argument("--force", action="store_true", help="measure, and attack, again")
     values = parser.read(arguments)
     check_share(values.known)
-    attacks = experiment.plan_attacks(_items(values.attacks))
+    attacks, others = experiment.plan_attacks(_items(values.attacks)), experiment.read_results(values.other_rates)
     run = stages.TrainedRun.open(values.run, known=values.known)
     ids = None if values.edits is None else [name for name in values.edits.split(",") if name]
     rows = experiment.evaluate_folder(run, ids, force=values.force)
@@ -174,7 +176,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     print(terminal_table(rows))
     if attacks:
         results = experiment.attack_folder(run, attacks, ids, force=values.force)
-        print("\n" + experiment.write_attacks(run.path / "evals", results, rows))
+        print("\n" + experiment.write_attacks(run.path / "evals", results, rows, others))
         print(f"\nattacks: {run.path / 'evals' / 'attacks.csv'}")
 
 
@@ -206,6 +208,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
     parser.add_argument("--attacks", type=list | str | None, default=[], help="each a name, or one with options")
     parser.add_argument("--attacked", type=list[str], default=["*"], help="ids of the edits to attack, with * and ?")
+    parser.add_argument("--other_rates", type=list[str], default=[], help=RATES)
     parser.add_argument("--save_weights", type=bool, default=True, help="store the weights of every edit")
     parser.add_argument("--known", type=float, default=0.5, help=KNOWN)
     parser.add_argument(
@@ -230,6 +233,7 @@ def run(arguments: Sequence[str]) -> None:
         tuner=values.tuner,
         attacks=experiment.plan_attacks(_items(values.attacks)),
         attacked=tuple(values.attacked),
+        other_rates=tuple(map(Path, values.other_rates)),
     )
     rows = experiment.run(plan, Path(values.out), force=values.force)
     print("\n" + terminal_table(rows))

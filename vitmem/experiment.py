@@ -77,6 +77,7 @@ class Experiment:
         tuner: how trials are chosen: random or tpe (needs Optuna).
         attacks: what to attack the models with.
         attacked: glob patterns over the ids of the edits to attack; base and references always are.
+        other_rates: results tables of the same models and edits at other noise rates, for the scorecards.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Experiment:
     tuner: str = "random"
     attacks: tuple[PlannedAttack, ...] = ()
     attacked: tuple[str, ...] = ("*",)
+    other_rates: tuple[Path, ...] = ()
 
     def __post_init__(self):
         check_name("name", self.name)
@@ -202,6 +204,7 @@ def run(experiment: Experiment, out: Path, *, force: bool = False) -> list[dict]
     folder = out / experiment.name
     data = make_data(experiment.run)
     blank = check_model(experiment.run, data)
+    others = read_results(experiment.other_rates)
     if (devices := experiment.run.trainer.check(experiment.run.train.batch_size).world_size) > 1:
         raise ValueError(
             f"vitmem run works on one device, and {devices} were asked for; train the models with `vitmem train` and "
@@ -237,7 +240,7 @@ def run(experiment: Experiment, out: Path, *, force: bool = False) -> list[dict]
             chosen = [i for edit in experiment.edits for i in experiment.result_ids(edit) if experiment.is_attacked(i)]
             ids = {planned.attack_id for planned in experiment.attacks}
             measured += [r for r in attack_results(base, chosen, references.values()) if r["attack"] in ids]
-            write_attacks(folder, measured, rows)
+            write_attacks(folder, measured, rows, others)
     return rows
 
 
@@ -330,17 +333,37 @@ def attack_results(base: TrainedRun, ids: Iterable[str], references: Iterable[Tr
     return [identity | result for run, edit_id in models for result in run.attack_results(edit_id)]
 
 
-def write_attacks(folder: Path, results: Sequence[Mapping], rows: Sequence[Mapping]) -> str:
+def read_results(paths: Iterable[Path]) -> list[list[dict]]:
+    """Return the rows of results tables.
+
+    Raises:
+        ValueError: a file is missing, or no such table.
+    """
+    from figures import tables
+
+    found = []
+    for path in paths:
+        rows = tables.read_results(path) if Path(path).is_file() else []
+        if not (rows and {"seed", "id", recovery.MEMORY} <= rows[0].keys()):
+            raise ValueError(f"other_rates: {path} is not there, or no results.csv of an experiment; give its path")
+        found.append(rows)
+    return found
+
+
+def write_attacks(
+    folder: Path, results: Sequence[Mapping], rows: Sequence[Mapping], others: Sequence[Sequence[Mapping]] = ()
+) -> str:
     """Write ``attacks.csv`` and ``scorecard.csv`` and return the scorecards as text.
 
     Args:
         folder: where to.
         results: as ``attack_results`` returns them.
         rows: of the results table.
+        others: results tables at other noise rates.
     """
     long = recovery.with_recovery(results)
     write_atomically(folder / "attacks.csv", recovery.to_csv(long))
-    cards = scorecard.scorecards(rows, long)
+    cards = scorecard.scorecards(rows, long, others)
     write_atomically(folder / "scorecard.csv", scorecard.to_csv(cards))
     return scorecard.terminal_table(cards)
 

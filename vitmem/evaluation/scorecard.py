@@ -135,7 +135,7 @@ def criteria(
         "utility": _share(row, base),
         "scale": Value(min(verbatim.value, *known))
         if known and not math.isnan(verbatim.value)
-        else Value(math.nan, "measured at one noise rate only; needs results of others"),
+        else Value(math.nan, "measured at one noise rate only; give other_rates"),
         "sustained": last or _not_attacked("sequential", attacks),
     }
 

@@ -16,7 +16,7 @@ from datamodules.sources import DataSet, ImageData
 from vitmem.attacks import AttackData, attacks
 from vitmem.attacks.compress import noised, of_rank, pruned
 from vitmem.attacks.finetune import fine_tune, fine_tuned
-from vitmem.attacks.quantize import codes, grid, quantized, same_bucket
+from vitmem.attacks.quantize import by_torchao, codes, grid, quantized, same_bucket
 from vitmem.attacks.relearn import Relearn, marks, split
 from vitmem.attacks.scoring import SCORED, both_halves, evenly, score, scored, scoring_sets
 from vitmem.attacks.sequential import Sequential
@@ -228,6 +228,29 @@ def test_relearning_starts_from_the_model_and_learns_what_it_is_shown(data, mode
     assert rows[0]["memorized_accuracy"] == score(model, {TRAIN: data.loader(hidden)})["memorized_accuracy"]
     student = fine_tune(model, data.loader(shown, 64), 40, lr=1e-2)
     assert score(student, {TRAIN: data.loader(shown)})["memorized_accuracy"] > 0.9
+
+
+def test_weights_of_torchao_are_those_of_rounding_to_eight_bits(data, model, known):
+    pytest.importorskip("torchao", reason="the extra `quantize` is not installed")
+    twin = by_torchao(model, {"head"})
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
+    for name, layer in layers.items():
+        weight = twin.get_submodule(name).weight
+        if name == "head":
+            assert torch.equal(weight, layer.weight)
+            continue
+        step = layer.weight.abs().amax(1, keepdim=True) / 127
+        gap = (weight.dequantize() - layer.weight).abs()
+        assert (gap <= 0.5 * step * 1.01 + 1e-7).all()
+        assert gap.max() > 0
+    rows = attacks()["quantize"](bits=(8,), groups=(), head="kept", torchao=True).apply(model, known, generator()).rows
+    assert [(row["bits"], row["group"]) for row in rows] == [(8, "row"), (8, "torchao")]
+
+
+def test_torchao_is_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr("vitmem.attacks.quantize.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="torchao: true needs torchao"):
+        attacks()["quantize"](torchao=True)
 
 
 def test_arms_that_cannot_be_filled_and_divergence_are_told(model, known):

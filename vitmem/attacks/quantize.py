@@ -3,9 +3,11 @@
 Legend: O outputs, I inputs of a weight matrix.
 """
 
+import copy
 import math
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from vitmem.attacks import Attack, AttackData, AttackResult
 from vitmem.attacks.scoring import score, scoring_sets
+from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import LinearMap, linear_maps
 from vitmem.models import is_linear, select_layers, with_weights
 
@@ -32,6 +35,8 @@ class Quantize(Attack):
         groups: inputs that share a scale; empty for none.
         scheme: symmetric (levels around 0, none for -2^(b-1)) or asymmetric (from the smallest to the largest weight).
         head: the classifier's head: kept, quantized, or both, one after the other.
+        torchao: round the linear layers also by torchao's own 8-bit weights, and compute with its kernels
+            (``group: torchao``); where the device has none, the report's ``skipped`` says so.
         examples: most scored of each kind, noisy, clean training and validation.
     """
 
@@ -42,6 +47,7 @@ class Quantize(Attack):
     groups: tuple[int, ...] = (32, 64, 128)
     scheme: Scheme = "symmetric"
     head: Literal["kept", "quantized", "both"] = "both"
+    torchao: bool = False
     examples: int = 2000
 
     def __post_init__(self):
@@ -52,6 +58,8 @@ class Quantize(Attack):
             raise ValueError(f"groups: {wrong[0]} inputs cannot share a scale; give positive numbers")
         if self.examples < 1:
             raise ValueError(f"examples is {self.examples}; it must be at least 1")
+        if self.torchao and not find_spec("torchao"):
+            raise ValueError("torchao: true needs torchao, which is not installed; pip install 'vitmem[quantize]'")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return the metrics of every precision, with the share of weights in the bucket of the unedited model's."""
@@ -61,7 +69,7 @@ class Quantize(Attack):
         base = data.reference("base")
         before = None if base is None else linear_maps(select_layers(base, "*"))
         head_name = _head(layers)
-        rows = []
+        rows, skipped = [], []
         for bits, group in [*((b, 0) for b in self.bits), *((self.group_bits, g) for g in self.groups)]:
             for head in ("kept", "quantized") if self.head == "both" else (self.head,):
                 chosen = {n: layer for n, layer in layers.items() if head == "quantized" or n != head_name}
@@ -73,15 +81,35 @@ class Quantize(Attack):
                 if before is not None:
                     row["same_bucket"] = same_bucket(chosen, before, bits, group, self.scheme)
                 rows.append(row)
+        for head in ("kept", "quantized") if self.torchao else ():
+            if self.head in (head, "both"):
+                try:
+                    twin = by_torchao(model, set() if head == "quantized" else {head_name})
+                    rows.append({"bits": 8, "group": "torchao", "head": head, **score(twin, loaders, data.known)})
+                except (RuntimeError, NotImplementedError, AssertionError) as error:
+                    skipped.append(f"torchao, head {head}: {' '.join(str(error).split())[:300]}")
         kept = {name for name, _ in model.named_parameters()} - {f"{name}.weight" for name in layers}
         report = {
             "seconds": round(time.perf_counter() - start, 3),
             "quantized": list(layers),
             "head": head_name,
+            "skipped": skipped,
             "not_quantized": sorted(kept),
             "not_linear": sorted(n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and not is_linear(m)),
         }
         return AttackResult(rows, report)
+
+
+def by_torchao(model: nn.Module, spared: set[str]) -> nn.Module:
+    """Return a copy whose linear layers, but for the spared ones, hold torchao's 8-bit weights, one scale per row.
+
+    The patch embedding, a convolution, keeps its precision.
+    """
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    twin = copy.deepcopy(uncompiled(model))
+    quantize_(twin, Int8WeightOnlyConfig(), lambda module, name: isinstance(module, nn.Linear) and name not in spared)
+    return twin
 
 
 def _head(layers: dict[str, LinearMap]) -> str:

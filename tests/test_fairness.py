@@ -57,6 +57,8 @@ class Explode(Edit):
     def apply(self, model, data, generator):
         if self.how == "raises":
             raise EditDiverged("the loss is nan\nat step 3")
+        if self.how == "memory":
+            raise RuntimeError("out of memory")
         state = {k: torch.full_like(v, math.nan) if k == "head.bias" else v for k, v in model.state_dict().items()}
         return EditResult(state, {"layers": [], "seconds": {"apply": 0.0}})
 
@@ -244,14 +246,16 @@ def test_an_edit_that_diverges_stops_nothing_else(cli, registered, run_folder, t
         "name: small\nreferences: []\nfigures: false\n"
         "model: {width: 16, depth: 2, heads: 2, patch: 4}\n"
         "train: {epochs: 2, batch_size: 200, warmup_epochs: 1}\n"
-        "edits: [{name: explode}, {name: explode, id: nan, how: nan}, {name: svd}]\n"
+        "edits: [{name: explode}, {name: explode, id: nan, how: nan}, "
+        "{name: explode, id: big, how: memory}, {name: svd}]\n"
     )
     code, printed, errors = cli("run", file, f"--out={tmp_path / 'again'}")
     assert code == 0, errors
     assert "explode (seed 0): diverged: the loss is nan at step 3" in printed
     assert "nan (seed 0): diverged: head.bias is not finite" in printed
+    assert "big (seed 0): failed: out of memory" in printed
     lines = (tmp_path / "again" / "small" / "results.csv").read_text().splitlines()
-    assert [line.split(",")[2] for line in lines[1:]] == ["base", "explode", "nan", "svd-keep0.1"]
+    assert [line.split(",")[2] for line in lines[1:]] == ["base", "explode", "nan", "big", "svd-keep0.1"]
 
 
 def test_a_model_at_chance_is_never_the_best():

@@ -6,7 +6,7 @@ figure and returns the paths of the PNGs. The same input gives the same bytes.
 
 from pathlib import Path
 
-from figures import bits, frontier, relearning, scorecard, spectra, staircase, sweep, training
+from figures import bits, comparison, frontier, relearning, scorecard, spectra, staircase, sweep, training
 from figures import sheet as image_sheet
 
 __all__ = ["draw_all"]
@@ -28,6 +28,8 @@ def draw_all(experiment_folder: Path, sheet: dict | None = None) -> list[Path]:
     if results.exists():
         paths += sweep.draw(results, out)
         paths += frontier.draw(results, out)
+    if (compared := experiment_folder / "comparison.csv").exists():
+        paths += comparison.draw(compared, out)
     if (attacks := experiment_folder / "attacks.csv").exists():
         paths += relearning.draw(attacks, out) + bits.draw(attacks, out)
         paths += scorecard.draw(experiment_folder / "scorecard.csv", out)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import figures
-from figures import draw_all, frontier, sheet, spectra, staircase, style, sweep, training
+from figures import comparison, draw_all, frontier, sheet, spectra, staircase, style, sweep, training
 from figures.kronecker import PairMasses
 from figures.tables import families, read_csv, seed_folders
+from vitmem.evaluation.comparison import comparison_csv
 
 ACCURACIES = list(style.ACCURACIES)
 SHEET = {
@@ -380,3 +381,27 @@ def test_sheet_holds_at_most_48_colour_images(tmp_path):
 def test_sheet_colours_tell_the_outcomes_apart():
     colors = [sheet.outcome_color("cat", "dog", after) for after in ("dog", "cat", "bird")]
     assert colors == list(sheet.OUTCOMES.values())
+
+
+def test_the_comparison_groups_methods_by_track_and_keeps_what_failed(tmp_path):
+    def row(name, track="", point="best", seed=0, status="ok", **values):
+        edit = name if track else ""
+        return {"id": f"{name}-{point}" if edit else name, "edit": edit, "seed": seed, "point": point if edit else None,
+                "track": f"{track} (tuned)" if edit else "", "trials": 3, "status": status, **values}  # fmt: skip
+
+    def at(value):
+        return {"ground_truth_unseen_accuracy": value, "memorized_unseen_accuracy": 0.25}
+
+    rows = [row("base", **at(0.0)), row("npo", "known noisy examples", **at(0.5)),
+            row("ekfac", "label-free", **at(0.6)), row("scrub", "known noisy examples", status="diverged: nan"),
+            row("npo", "known noisy examples", seed=1, **at(0.7))]  # fmt: skip
+    (tmp_path / "comparison.csv").write_text(comparison_csv(rows))
+    (path,) = comparison.draw(tmp_path / "comparison.csv", tmp_path / "figures")
+    assert path.stat().st_size > 1000
+    with open(path.with_suffix(".csv"), newline="") as file:
+        found = [r for r in csv.DictReader(file) if r["metric"] == "ground_truth_unseen_accuracy"]
+    best = {r["method"]: r for r in found if r["point"] == "best"}
+    assert list(best) == ["base", "npo", "scrub", "ekfac"]
+    assert (float(best["npo"]["mean"]), best["npo"]["usable_seeds"]) == (pytest.approx(0.6), "2.0")
+    assert (best["scrub"]["mean"], best["scrub"]["status"]) == ("", "diverged: nan")
+    assert [r["method"] for r in found if r["point"] == "at0.2"] == ["base"]

@@ -290,6 +290,25 @@ def test_an_experiment_tunes_each_edit_with_as_many_trials(cli, tmp_path, monkey
     assert "tuner is 'grid'" in errors
 
 
+def test_methods_are_compared_with_kfac_seed_by_seed():
+    def row(name, seed, value, point="best", status="ok"):
+        return {"edit": name, "point": point, "id": f"{name}-{point}", "seed": seed, "status": status,
+                "ground_truth_unseen_accuracy": value}  # fmt: skip
+
+    rows = [row("kfac", 0, 0.3), row("kfac", 1, 0.5), row("npo", 0, 0.5), row("npo", 1, 0.6), row("npo", 2, 0.9),
+            row("kfac", 0, 0.1, "at0.2"), row("npo", 0, 0.2, "at0.2"), row("svd", 1, 0.4, status="at chance"),
+            {"edit": "", "id": "base", "seed": 0, "ground_truth_unseen_accuracy": 0.0}]  # fmt: skip
+    found = {(line["method"], line["point"]): line for line in compare(rows)}
+    name = "ground_truth_unseen_accuracy_minus_kfac"
+    best = found["npo", "best"]
+    assert best[name] == pytest.approx(0.15)  # seeds 0 and 1
+    assert best[f"{name}_high"] - best[name] == pytest.approx(12.706 * 0.05, rel=1e-3)  # t, one degree of freedom
+    assert found["npo", "at0.2"][name] == pytest.approx(0.1)
+    assert math.isnan(found["svd", "best"][name])
+    assert math.isnan(found["base", "reference"][name])
+    assert "+0.150 [-0.485, +0.785]" in comparison_table(rows)
+
+
 def test_the_comparison_leaves_failed_seeds_out():
     row = {"edit": "x", "point": "best", "id": "x-best", "track": "label-free (tuned)", "trials": 4, "passes": 1.0}
     rows = [

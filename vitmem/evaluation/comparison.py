@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from vitmem.evaluation.frontier import paired_difference
 from vitmem.evaluation.tables import COST, usable
 
 TITLES = {
@@ -21,6 +22,9 @@ MEASURED = {
     "clean_train_accuracy": "clean train",
     "validation_held_out_accuracy": "validation held out",
 }
+AGAINST = "kfac"  # the published method, to which the others are compared seed by seed
+ENDS = ("_low", "_high")
+DIFFERENCES = ("ground_truth_unseen_accuracy", "validation_held_out_accuracy")
 IDENTITY = ("method", "point", "track", "trials", "seeds", "usable_seeds", "lost_validation", "status")
 
 
@@ -28,7 +32,9 @@ def compare(rows: Sequence[dict]) -> list[dict]:
     """Return one row for each method and operating point.
 
     Means are over the seeds whose edit neither diverged nor left a model at chance; ``usable_seeds`` counts them.
-    A method that was not tuned has the point ``default``, and no trials.
+    A method that was not tuned has the point ``default``, and no trials. ``<metric>_minus_kfac`` is the mean of the
+    differences to ``AGAINST`` at the same point (of what was not tuned: at its best point), paired over seeds, with a
+    95 % t interval.
     """
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
@@ -45,6 +51,15 @@ def compare(rows: Sequence[dict]) -> list[dict]:
             values = _known(row.get(name) for row in good)
             line[name] = statistics.fmean(values) if values else math.nan
             line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else math.nan
+        rival = groups.get((AGAINST, "best" if point == "default" else point), []) if group[0]["edit"] else []
+        for name in DIFFERENCES:
+            found_by_seed = [
+                {row["seed"]: row[name] for row in part if usable(row) and row.get(name) is not None}
+                for part in (good, rival)
+            ]
+            gap = paired_difference(*found_by_seed)
+            ends = zip(("", *ENDS), (gap.mean, gap.low, gap.high), strict=True)
+            line |= {f"{name}_minus_{AGAINST}{end}": value for end, value in ends}
         for name in COST:
             values = _known(row.get(name) for row in group)
             line[name] = statistics.fmean(values) if values else math.nan
@@ -54,7 +69,8 @@ def compare(rows: Sequence[dict]) -> list[dict]:
 
 def comparison_csv(rows: Sequence[dict]) -> str:
     """Return the comparison as CSV; what is unknown is an empty cell."""
-    names = [*IDENTITY, *(column for name in MEASURED for column in (name, f"{name}_sd")), *COST]
+    names = [*IDENTITY, *(column for name in MEASURED for column in (name, f"{name}_sd"))]
+    names += [f"{name}_minus_{AGAINST}{part}" for name in DIFFERENCES for part in ("", *ENDS)] + [*COST]
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
@@ -66,24 +82,32 @@ def comparison_csv(rows: Sequence[dict]) -> str:
 def comparison_table(rows: Sequence[dict]) -> str:
     """Return the comparison as Markdown, a table for each operating point; untuned methods stand in the first."""
     lines = compare(rows)
-    header = ["method", "track", *MEASURED.values(), "passes", "seconds", "MiB"]
+    against = any(line["method"] == AGAINST for line in lines)
+    header = ["method", "track", *MEASURED.values(), *([f"Δ ground truth to {AGAINST}"] * against)]
+    header += ["passes", "seconds", "MiB"]
     parts = []
     for point, title in TITLES.items():
         points = ("reference", point, "default") if point == "best" else ("reference", point)
         parts += [f"{title}:", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-        parts += [_line(line) for at in points for line in lines if line["point"] == at]
+        parts += [_line(line, against) for at in points for line in lines if line["point"] == at]
         parts.append("")
     parts.append("known, unseen: wrong labels that edits with a forget set knew, or did not; mean ± sd over seeds")
+    if against:
+        parts.append("Δ: of unseen ones, paired over seeds, with a 95 % t interval where there are several")
     return "\n".join(parts)
 
 
-def _line(line: dict) -> str:
+def _line(line: dict, against: bool) -> str:
     failed = line["seeds"] - line["usable_seeds"]
     note = " (no trials)" if line["point"] == "default" else ""
     if line["point"] == "best" and line["lost_validation"]:
         note += f" (no trial kept validation, {line['lost_validation']} of {line['seeds']} seeds)"
     note += f" ({line['status']}, {failed} of {line['seeds']} seeds)" if line["status"] else ""
     cells = [_number(line[name], ".3f", line[f"{name}_sd"]) for name in MEASURED]
+    if against:
+        mean, *ends = (line[f"{DIFFERENCES[0]}_minus_{AGAINST}{part}"] for part in ("", *ENDS))
+        interval = "" if math.isnan(ends[0]) else f" [{ends[0]:+.3f}, {ends[1]:+.3f}]"
+        cells.append("" if line["method"] == AGAINST else _number(mean, "+.3f") + interval)
     cost = [_number(line[name], ".3g") for name in ("passes", "seconds", "extra_memory_mib")]
     return f"| {' | '.join([line['method'] + note, line['track'], *cells, *cost])} |"
 

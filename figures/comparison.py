@@ -1,0 +1,74 @@
+"""Methods side by side at an operating point, grouped by what they may know."""
+
+import math
+from pathlib import Path
+
+from figures import style
+from figures.tables import read_csv
+
+HEADER = ["point", "track", "method", "metric", "mean", "sd", "usable_seeds", "status"]
+TEXT = ("method", "point", "track", "status")
+SHOWN = {
+    "memorized_unseen_accuracy": ("memorized, unseen", style.VERMILLION, "o"),
+    "ground_truth_unseen_accuracy": ("ground truth, unseen", style.GREEN, "s"),
+    "validation_held_out_accuracy": ("validation, held out", style.PURPLE, "D"),
+}
+POINTS = {"best": "best ground truth within the drop", "at0.2": "memorized nearest 0.2"}
+UNTUNED = "default"
+
+
+@style.look()
+def draw(comparison_csv: Path, out: Path) -> list[Path]:
+    """Draw three accuracies of every method, on examples that it knew nothing of, with sd over seeds.
+
+    Methods of one track stand together; those that no seed could use have no mark, and say why.
+
+    Args:
+        comparison_csv: table of an experiment whose edits were tuned.
+        out: folder of the figure ``comparison``.
+
+    Returns:
+        The PNG.
+    """
+    lines = read_csv(comparison_csv, TEXT)
+    order = ordered(lines)
+    figure = style.new_figure(style.WIDE, 0.9 + 0.17 * len(order))
+    table = []
+    for axes, (point, title) in zip(figure.subplots(1, 2, sharey=True), POINTS.items(), strict=True):
+        for place, (track, method) in enumerate(order):
+            line = find(lines, method, point)
+            if line is None:
+                continue
+            for metric, (label, color, marker) in SHOWN.items():
+                mean, sd = line[metric], line[f"{metric}_sd"]
+                table.append((point, track, method, metric, mean, sd, line["usable_seeds"], line["status"]))
+                bar = None if math.isnan(sd) else sd
+                look = {"color": color, "marker": marker, "linestyle": "", "elinewidth": 0.7}
+                axes.errorbar(mean, place, xerr=bar, label=label if place == 0 else None, **look)
+            if math.isnan(line["memorized_unseen_accuracy"]) and line["status"]:
+                axes.text(0.01, place, line["status"][:40], color=style.GREY, fontsize=5.5, va="center")
+        tracks = [track for track, _ in order]
+        for place in range(1, len(order)):
+            if tracks[place] != tracks[place - 1]:
+                axes.axhline(place - 0.5, color="black", linewidth=0.6)
+        axes.set(xlabel="accuracy (fraction)", xlim=(-0.02, 1.02), ylim=(len(order) - 0.5, -0.5))
+        axes.set_title(title, fontsize=8)
+    figure.axes[0].set_yticks(range(len(order)), [method for _, method in order])
+    for place, (track, _) in enumerate(order):
+        if track and (place == 0 or order[place - 1][0] != track):
+            figure.axes[1].text(1.03, place, track, fontsize=6, va="top", rotation=-90)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return [style.save(figure, out, "comparison", HEADER, table)]
+
+
+def ordered(lines: list[dict]) -> list[tuple[str, str]]:
+    """Return track and method of every line: references first, then track by track as they come."""
+    found = dict.fromkeys((line["track"].removesuffix(" (tuned)"), line["method"]) for line in lines)
+    tracks = list(dict.fromkeys(track for track, _ in found))
+    return sorted(found, key=lambda pair: tracks.index(pair[0]))
+
+
+def find(lines: list[dict], method: str, point: str) -> dict | None:
+    """Return the line of a method at a point; references and what was not tuned have one for all points."""
+    own = [line for line in lines if line["method"] == method]
+    return next((line for line in own if line["point"] in (point, "reference", UNTUNED)), None)

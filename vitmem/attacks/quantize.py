@@ -69,9 +69,10 @@ class Quantize(Attack):
         base = data.reference("base")
         before = None if base is None else linear_maps(select_layers(base, "*"))
         head_name = _head(layers)
+        heads = ("kept", "quantized") if self.head == "both" else (self.head,)
         rows, skipped = [], []
         for bits, group in [*((b, 0) for b in self.bits), *((self.group_bits, g) for g in self.groups)]:
-            for head in ("kept", "quantized") if self.head == "both" else (self.head,):
+            for head in heads:
                 chosen = {n: layer for n, layer in layers.items() if head == "quantized" or n != head_name}
                 state = dict(model.state_dict())
                 for layer in chosen.values():
@@ -81,13 +82,12 @@ class Quantize(Attack):
                 if before is not None:
                     row["same_bucket"] = same_bucket(chosen, before, bits, group, self.scheme)
                 rows.append(row)
-        for head in ("kept", "quantized") if self.torchao else ():
-            if self.head in (head, "both"):
-                try:
-                    twin = by_torchao(model, set() if head == "quantized" else {head_name})
-                    rows.append({"bits": 8, "group": "torchao", "head": head, **score(twin, loaders, data.known)})
-                except (RuntimeError, NotImplementedError, AssertionError) as error:
-                    skipped.append(f"torchao, head {head}: {' '.join(str(error).split())[:300]}")
+        for head in heads if self.torchao else ():
+            try:
+                twin = by_torchao(model, set() if head == "quantized" else {head_name})
+                rows.append({"bits": 8, "group": "torchao", "head": head, **score(twin, loaders, data.known)})
+            except (RuntimeError, AssertionError) as error:  # how torchao says that the device has no kernel
+                skipped.append(f"torchao, head {head}: {' '.join(str(error).split())[:300]}")
         kept = {name for name, _ in model.named_parameters()} - {f"{name}.weight" for name in layers}
         report = {
             "seconds": round(time.perf_counter() - start, 3),

@@ -1,7 +1,5 @@
 """A more durable edit: remove first, then let the model heal on examples known to be right."""
 
-import copy
-import math
 import time
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,6 +11,7 @@ from vitmem.curvature.collect import uncompiled
 from vitmem.editing import EditData, EditResult
 from vitmem.editing.finetune import FineTune
 from vitmem.editing.kfac import EKFAC
+from vitmem.models import with_weights
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,14 @@ class PolishedEKFAC(EKFAC):
                 f"noisy: {self.noisy}, labels: {self.labels} would show wrong labels that are not known beside those "
                 "known to be right; use noisy: excluded and labels: exact, sampled or topk"
             )
-        for option in ("steps", "step_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr is {self.lr}; it must be positive and finite")
+        if self.step_size < 1:
+            raise ValueError(f"step_size is {self.step_size}; it must be at least 1")
+        _ = self.polish
+
+    @property
+    def polish(self) -> FineTune:
+        """What comes after the edit."""
+        return FineTune(lr=self.lr, steps=self.steps, batch_size=self.step_size, optimiser="adamw", weight_decay=0.0)
 
     @property
     def sees(self) -> frozenset[str]:
@@ -61,10 +63,7 @@ class PolishedEKFAC(EKFAC):
         model = uncompiled(model)
         edited = super().apply(model, data, generator)
         start = time.perf_counter()
-        student = copy.deepcopy(model)
-        student.load_state_dict(edited.state_dict)
-        polish = FineTune(lr=self.lr, steps=self.steps, batch_size=self.step_size, optimiser="adamw", weight_decay=0.0)
-        healed = polish.apply(student, data, generator)
+        healed = self.polish.apply(with_weights(model, edited.state_dict), data, generator)
         seconds = {**edited.report["seconds"], "polish": time.perf_counter() - start}
         found = {key: healed.report[key] for key in ("steps", "final_loss", "extra_parameters")}
         return EditResult(healed.state_dict, {**edited.report, "seconds": seconds, **found})

@@ -100,46 +100,50 @@ def with_recovery(results: Sequence[Mapping]) -> list[dict]:
         for metric in (*KINDS, "accuracy")
         if row.get(metric) is not None
     }
-    long = []
-    for result in results:
-        identity = {key: result.get(key, result["attack"]) for key in IDENTITY}
-        report = result.get("report", {})
-        curves: dict[tuple, tuple[dict[float, float], dict[float, float]]] = {}
+    return [row for result in results for row in _long(result, reached)]
 
-        def of(name: str, metric: str, row: Mapping, result=result) -> float | None:
-            return reached.get((metric, *_place(result), name, *_setting(result, row)))
 
-        for row in result["rows"]:
-            setting = {key: row[key] for key in result["settings"]}
-            cells = _measured(row, result["settings"])
-            if row.get("probe") == "given":
-                found = _excess(row["accuracy"], of(RETRAIN, "accuracy", row), "accuracy")
-                cells.append(_cells("excess_over_retrain", found))
-            for metric, suffix in KINDS.items():
-                if metric not in row:
-                    continue
-                base = of(BASE, metric, {**row, "step": 0} if "step" in setting else row)
-                retrain = of(RETRAIN, metric, row)
-                recovered = recovery(row[metric], base, retrain)
-                cells.append(_cells(f"recovery{suffix}", recovered))
-                cells.append(_cells(f"excess{suffix}", _excess(row[metric], retrain, metric)))
-                if "step" in setting:
-                    rest = tuple((key, value) for key, value in setting.items() if key != "step")
-                    curve = curves.setdefault((rest, base, suffix), ({}, {}))
-                    curve[0][row["step"]], curve[1][row["step"]] = recovered.value, row[metric]
-            long += [{**identity, **setting, **found} for found in cells]
-        why = {metric: [report[metric]] for metric in BROKEN if report.get(metric)}
-        why |= {metric: report[metric] for metric in LOST if report.get(metric)}
-        long += [{**identity, **_cells(m, Value(math.nan, reason))} for m, reasons in why.items() for reason in reasons]
-        last = result.get("options", {}).get("steps", 0)
-        for (rest, base, suffix), (recovered, memorised) in curves.items():
-            whole = area(recovered)
-            if max(recovered) < last:
-                whole = Value(math.nan, f"the curve ends at step {max(recovered):g} of {last}")
-            derived = (("recovery_area", whole), ("steps_to_half", steps_to_half(memorised, base)))
-            long += [{**identity, **dict(rest), **_cells(name + suffix, value)} for name, value in derived]
-        long += [{**identity, **cells} for cells in _paths(report)]
-    return long
+def _long(result: Mapping, reached: Mapping[tuple, float]) -> list[dict]:
+    """Return the long rows of one stored attack.
+
+    Args:
+        result: see ``with_recovery``.
+        reached: what all models reached, by metric, place, id and setting.
+    """
+    report, place = result.get("report", {}), _place(result)
+    found: list[dict] = []
+    curves: dict[tuple, tuple[dict[float, float], dict[float, float]]] = {}
+    for row in result["rows"]:
+        setting = {key: row[key] for key in result["settings"]}
+        cells, here = _measured(row, result["settings"]), _setting(result, row)
+        if row.get("probe") == "given":
+            retrain = reached.get(("accuracy", *place, RETRAIN, *here))
+            cells.append(_cells("excess_over_retrain", _excess(row["accuracy"], retrain, "accuracy")))
+        start = _setting(result, {**row, "step": 0}) if "step" in setting else here
+        for metric, suffix in KINDS.items():
+            if metric not in row:
+                continue
+            base, retrain = (reached.get((metric, *place, *key)) for key in ((BASE, *start), (RETRAIN, *here)))
+            recovered = recovery(row[metric], base, retrain)
+            cells.append(_cells(f"recovery{suffix}", recovered))
+            cells.append(_cells(f"excess{suffix}", _excess(row[metric], retrain, metric)))
+            if "step" in setting:
+                rest = tuple((key, value) for key, value in setting.items() if key != "step")
+                curve = curves.setdefault((rest, base, suffix), ({}, {}))
+                curve[0][row["step"]], curve[1][row["step"]] = recovered.value, row[metric]
+        found += [{**setting, **cell} for cell in cells]
+    for metric in (*BROKEN, *LOST):
+        told = report.get(metric) or []
+        found += [_cells(metric, Value(math.nan, why)) for why in ([told] if isinstance(told, str) else told)]
+    last = result.get("options", {}).get("steps", 0)
+    for (rest, base, suffix), (recovered, memorised) in curves.items():
+        whole = area(recovered)
+        if max(recovered) < last:
+            whole = Value(math.nan, f"the curve ends at step {max(recovered):g} of {last}")
+        derived = (("recovery_area", whole), ("steps_to_half", steps_to_half(memorised, base)))
+        found += [{**dict(rest), **_cells(name + suffix, value)} for name, value in derived]
+    identity = {key: result.get(key, result["attack"]) for key in IDENTITY}
+    return [{**identity, **cells} for cells in (*found, *_paths(report))]
 
 
 def _paths(report: Mapping) -> list[dict]:
@@ -147,17 +151,18 @@ def _paths(report: Mapping) -> list[dict]:
     rows = []
     for name, path in report.get("paths", {}).items():
         why = report["undefined"].get(f"{name}.memory_back", "")
-        found = {f"barrier_{loss}": Value(_or_nan(value)) for loss, value in path["barrier"].items()}
-        found["memory_back"] = Value(_or_nan(path["memory_back"]), why)
-        for block, of in path["distance"].items():
-            found |= {f"{key}_{block}" if key == "distance" else f"{key}_distance_{block}": Value(_or_nan(value))
-                      for key, value in of.items()}  # fmt: skip
+        found = {f"barrier_{loss}": Value(number(value)) for loss, value in path["barrier"].items()}
+        found["memory_back"] = Value(number(path["memory_back"]), why)
+        for block, gap in path["distance"].items():
+            found[f"distance_{block}"] = Value(number(gap["distance"]))
+            found[f"relative_distance_{block}"] = Value(number(gap["relative"]))
         rows += [{"path": name, **_cells(metric, value)} for metric, value in found.items()]
     return rows
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def number(value: object) -> float:
+    """Return a cell of a table as a number; NaN where there is none."""
+    return math.nan if value is None or value == "" else float(value)
 
 
 def _excess(value: float, retrain: float | None, metric: str) -> Value:

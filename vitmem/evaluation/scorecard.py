@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitmem.evaluation.recovery import BASE, KNOWN_MEMORY, MEMORY, RETRAIN, Value, recovery
+from vitmem.evaluation.recovery import BASE, KNOWN_MEMORY, MEMORY, RETRAIN, Value, number, recovery
 from vitmem.evaluation.tables import usable
 
 CRITERIA = {
@@ -114,7 +114,7 @@ def criteria(
     """
     verbatim = _removed(_memory(row, base, retrain))
     views = [a for a in attacks if (a["name"], a["metric"], a.get("view")) == ("views", "recovery", "any")]
-    leaks = [abs(_number(a["value"])) for a in attacks if (a["name"], a["metric"]) == ("membership", "priv_leak")]
+    leaks = [abs(number(a["value"])) for a in attacks if (a["name"], a["metric"]) == ("membership", "priv_leak")]
     leaks = [leak for leak in leaks if not math.isnan(leak)]
     rounds: dict[int, dict] = {}
     for a in attacks:
@@ -126,7 +126,7 @@ def criteria(
     known = [1 - value for value in rates if not math.isnan(value)]
     return {
         "verbatim": verbatim,
-        "views": _removed(Value(_number(views[0]["value"]), views[0].get("reason", "")))
+        "views": _removed(Value(number(views[0]["value"]), views[0].get("reason", "")))
         if views
         else _not_attacked("views", attacks),
         "privacy": Value(1 - max(leaks) / 100)
@@ -166,10 +166,10 @@ def brought_back(
     settings: dict[tuple, dict[str, float]] = {}
     for a in attacks:
         if a["name"] == attack and a["metric"] in (excess, VALIDATION):
-            settings.setdefault(_setting(a), {})[a["metric"]] = _number(a["value"])
+            settings.setdefault(_setting(a), {})[a["metric"]] = number(a["value"])
     if not settings:
         return _not_attacked(attack, attacks)
-    if base is None or retrain is None or not _number(base[memory]) > _number(retrain[memory]):
+    if base is None or retrain is None or not number(base[memory]) > number(retrain[memory]):
         return Value(math.nan, "needs base and retrain, and more memory in base")
     total, unattacked = base[memory] - retrain[memory], row[memory] - retrain[memory]
     rises: dict[str, float] = {}
@@ -218,17 +218,13 @@ def _row(rows: Sequence[Mapping], seed: object, name: str) -> Mapping | None:
     return next((row for row in rows if (row["seed"], row["id"]) == (seed, name)), None)
 
 
-def _number(value: object) -> float:
-    return math.nan if value is None or value == "" else float(value)
-
-
 def _removable(row: Mapping) -> str:
     """Return the metric of the memory that an edit could know of: a part of it, or all."""
     return KNOWN_MEMORY if "known" in row.get("track", "") and row.get("memorized_unseen_accuracy_n") else MEMORY
 
 
 def _memory(row: Mapping | None, base: Mapping | None, retrain: Mapping | None, metric: str = MEMORY) -> Value:
-    return recovery(*(None if r is None else _number(r[metric]) for r in (row, base, retrain)))
+    return recovery(*(None if r is None else number(r[metric]) for r in (row, base, retrain)))
 
 
 def _removed(memory: Value) -> Value:
@@ -237,7 +233,7 @@ def _removed(memory: Value) -> Value:
 
 def _share(measured: Mapping, base: Mapping | None) -> Value:
     for name in (HELD_OUT, VALIDATION):
-        value, whole = (_number((found or {}).get(name)) for found in (measured, base))
+        value, whole = (number((found or {}).get(name)) for found in (measured, base))
         if whole > 0 and not math.isnan(value):
             return Value(value / whole)
     return Value(math.nan, "needs the validation accuracy of base and of this model")

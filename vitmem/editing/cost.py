@@ -1,5 +1,7 @@
 """What an edit costs: peak memory above what was in use before it."""
 
+import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -20,11 +22,17 @@ def resident() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def return_freed() -> None:
+    """Give back to the system what the process freed and still holds, where the C library can (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class ExtraMemory:
     """Context that measures the peak memory above what was in use at its start.
 
     On a GPU this is PyTorch's own count and exact. On a CPU the resident memory is sampled, so short peaks may be
-    missed, and memory that the process held but did not use hides some: a lower bound.
+    missed; what earlier work freed is given back first, so that it hides nothing (with glibc; elsewhere it may).
 
     Args:
         device: where the work is done.
@@ -44,6 +52,7 @@ class ExtraMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
         else:
+            return_freed()
             self._before = self._peak = resident()
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()

@@ -27,7 +27,7 @@ from vitmem.editing.known import drawn, known_noisy, tuning_half
 from vitmem.evaluation.metrics import at_chance, compute
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable
 from vitmem.experiment import best_edit, evaluate_folder
-from vitmem.stages import TrainedRun
+from vitmem.trained import TrainedRun
 
 DATA = MemorisationData(Digits(), Symmetric())
 NOISY = DATA.train_examples.is_noisy

@@ -10,7 +10,7 @@ from cases import vit
 from datamodules.digits import Digits
 from datamodules.module import MemorisationData
 from datamodules.noise import Symmetric
-from vitmem import experiment, stages
+from vitmem import experiment, stages, trained
 from vitmem.cli import main
 from vitmem.editing import EditData
 from vitmem.tuning import check_space
@@ -48,8 +48,8 @@ def test_every_command_is_understood(command, monkeypatch):
 
     for module, name in (
         (stages, "train"),
-        (stages, "make_data"),
-        (stages.TrainedRun, "open"),
+        (trained, "make_data"),
+        (trained.TrainedRun, "open"),
         (experiment, "run"),
     ):
         monkeypatch.setattr(module, name, reached)

@@ -6,7 +6,7 @@ import sys
 import pytest
 from cases import QUICK
 
-from vitmem.stages import TrainedRun
+from vitmem.trained import TrainedRun
 
 PLUGIN = '''
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from vitmem.editing import Edit, EditDiverged, EditResult
 from vitmem.editing.finetune import FineTune
 from vitmem.evaluation.comparison import compare, comparison_table
 from vitmem.experiment import plan_edits
-from vitmem.stages import TrainedRun
+from vitmem.trained import TrainedRun
 from vitmem.tuning import WORST, Bench, Tuning, best, check_space, draw, matched, objective, propose, tune, within_drop
 
 FORGOTTEN: list[torch.Tensor] = []

@@ -92,8 +92,9 @@ def train(arguments: Sequence[str]) -> None:
     settings = config.run_config(values)
     if values.dry_run:
         from vitmem import planning
+        from vitmem.trained import make_data
 
-        print("\n".join(planning.tell(settings, stages.make_data(settings))))
+        print("\n".join(planning.tell(settings, make_data(settings))))
         return
     suffix = "" if settings.train_on == "noisy" else f"-{settings.train_on}"
     folder = Path(values.out) / check_name("--name", values.name) / f"seed{settings.seed}{suffix}"
@@ -108,10 +109,11 @@ KNOWN = "share of the wrong labels that edits with a forget set know, in (0, 1]"
 
 def edit(arguments: Sequence[str]) -> int | None:
     """Edit a trained model."""
-    from vitmem import config, experiment, stages
+    from vitmem import config, experiment
     from vitmem.distributed import is_main, process_group
     from vitmem.editing import edits
     from vitmem.editing.known import check_share
+    from vitmem.trained import TrainedRun
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: vitmem edit NAME RUN [options]; `vitmem edit NAME --help` lists them\n\nedits:")
@@ -130,7 +132,7 @@ def edit(arguments: Sequence[str]) -> int | None:
     check_share(extra["known"])
     edit_id = extra["id"] or experiment.edit_id(name, chosen)
     with process_group():
-        run = stages.TrainedRun.open(extra["run"], verbose=True, known=extra["known"])
+        run = TrainedRun.open(extra["run"], verbose=True, known=extra["known"])
         content = run.edit(chosen, name, edit_id, force=extra["force"])
         if not is_main():
             return None
@@ -146,10 +148,11 @@ def edit(arguments: Sequence[str]) -> int | None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Evaluate a trained model and its edits."""
-    from vitmem import config, experiment, stages
+    from vitmem import config, experiment
     from vitmem.editing.known import check_share
     from vitmem.evaluation.tables import terminal_table, to_csv
     from vitmem.runs import write_atomically
+    from vitmem.trained import TrainedRun
 
     parser = config.Parser(prog="vitmem eval", description="Measure a trained model and its edits.")
     parser.add_argument("run", type=str, help="run folder, such as runs/digits/seed0")
@@ -169,7 +172,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     values = parser.read(arguments)
     check_share(values.known)
     attacks, others = experiment.plan_attacks(_items(values.attacks)), experiment.read_results(values.other_rates)
-    run = stages.TrainedRun.open(values.run, known=values.known)
+    run = TrainedRun.open(values.run, known=values.known)
     ids = None if values.edits is None else [name for name in values.edits.split(",") if name]
     rows = experiment.evaluate_folder(run, ids, force=values.force)
     write_atomically(run.path / "evals" / "results.csv", to_csv(rows))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vitmem.attacking import is_attacked, perform, stored_attacks
 from vitmem.attacks import Attack
 from vitmem.config import RunConfig, read_attack, read_edit
 from vitmem.editing import Edit
@@ -21,7 +22,8 @@ from vitmem.evaluation.comparison import comparison_csv
 from vitmem.evaluation.predict import TRAIN, ExampleTable
 from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv, usable
 from vitmem.runs import check_name, write_atomically
-from vitmem.stages import BASE, TrainedRun, check_model, make_data, read_edit_json, train
+from vitmem.stages import check_model, train
+from vitmem.trained import BASE, TrainedRun, make_data, read_edit_json
 from vitmem.tuning import POINTS, Tuning, check_known, check_space, check_tuner, read_space, tune, within_drop
 
 REFERENCES = ("clean", "retrain")
@@ -302,7 +304,7 @@ def settings(
 
 def pending(run: TrainedRun, attacks: Sequence[PlannedAttack], edit_id: str) -> bool:
     """Tell whether an attack on the base model or an edit has not been made, or not with these options."""
-    return not all(run.is_attacked(planned.attack, planned.name, planned.attack_id, edit_id) for planned in attacks)
+    return not all(is_attacked(run, planned.attack, planned.name, planned.attack_id, edit_id) for planned in attacks)
 
 
 def attack_all(
@@ -318,9 +320,9 @@ def attack_all(
     One that fails ends this with ValueError, unless ``keep_going``: then the next one is made.
     """
     for planned in attacks:
-        arguments = (planned.attack, planned.name, planned.attack_id, edit_id)
-        if force or not run.is_attacked(*arguments):
-            content = run.attack(*arguments, force=force, keep_going=keep_going)
+        arguments = (run, planned.attack, planned.name, planned.attack_id, edit_id)
+        if force or not is_attacked(*arguments):
+            content = perform(*arguments, force=force, keep_going=keep_going)
             failed = content["report"].get("failed")
             outcome = f" failed: {failed}" if failed else f", {content['seconds']:.1f} s"
             print(f"{run.path}: {planned.attack_id} on {edit_id}{outcome}", flush=True)
@@ -330,7 +332,7 @@ def attack_results(base: TrainedRun, ids: Iterable[str], references: Iterable[Tr
     """Return the stored attacks on a run's model, the references beside it and edits, with experiment and seed."""
     identity = {"experiment": base.path.resolve().parent.name, "seed": base.config.seed}
     models = [(base, BASE), *((run, BASE) for run in references), *((base, i) for i in ids)]
-    return [identity | result for run, edit_id in models for result in run.attack_results(edit_id)]
+    return [identity | result for run, edit_id in models for result in stored_attacks(run, edit_id)]
 
 
 def read_results(paths: Iterable[Path]) -> list[list[dict]]:

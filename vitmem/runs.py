@@ -95,6 +95,18 @@ def read_json(path: Path, keys: Iterable[str]) -> dict | None:
     return content if isinstance(content, dict) and all(key in content for key in keys) else None
 
 
+def difference(old: dict, new: dict, prefix: str = "") -> str:
+    """Return in which entries two nested mappings differ, as a user reads it."""
+    changes = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += [difference(before, after, f"{prefix}{key}.")] if before != after else []
+        elif before != after:
+            changes.append(f"{prefix}{key}: {before} there, {after} asked for")
+    return ", ".join(changes)
+
+
 def now() -> str:
     """Return the time, in UTC, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

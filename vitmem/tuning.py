@@ -22,8 +22,9 @@ from vitmem.editing import Edit, EditData, attempt
 from vitmem.editing.known import drawn, tuning_half
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
+from vitmem.models import with_weights
 from vitmem.runs import digest, write_atomically
-from vitmem.stages import TrainedRun, with_weights
+from vitmem.trained import TrainedRun
 
 TUNERS = ("random", "tpe")
 DROP = 0.01  # of validation accuracy against the unedited model, that an edit may cost

@@ -1,0 +1,166 @@
+"""Attacks on the model of a run folder and on its edits: made once, stored beside their evaluation, read again."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from datamodules.batch import keyed_generator
+from vitmem.attacks import Attack, AttackData, AttackResult
+from vitmem.config import read_edit
+from vitmem.editing import EditData, EditDiverged, EditResult
+from vitmem.runs import RunFolder, digest, provenance, read_json, to_json, write_atomically
+from vitmem.trained import BASE, TrainedRun, read_edit_json
+from vitmem.training import TrainingDiverged
+
+
+def perform(
+    run: TrainedRun,
+    attack: Attack,
+    name: str,
+    attack_id: str,
+    edit_id: str = BASE,
+    *,
+    force: bool = False,
+    keep_going: bool = False,
+) -> dict:
+    """Attack the base model or an edit and store what was measured; do nothing if that was done.
+
+    Args:
+        run: the base model's run, or a reference's.
+        attack: the options.
+        name: registered name.
+        attack_id: name of the result.
+        edit_id: which weights; ``base`` for the run's own model.
+        force: do it again even so.
+        keep_going: if it fails, store why; it then counts as not made.
+
+    Returns:
+        What ``evals/<edit_id>/attacks/<attack_id>.json`` holds.
+
+    Raises:
+        ValueError: the attack failed.
+    """
+    options = json.loads(to_json(dataclasses.asdict(attack)))
+    if is_attacked(run, attack, name, attack_id, edit_id) and not force:
+        return stored_attack(run, attack_id, edit_id)
+    model, asked = run.model_of(edit_id), {}
+
+    def reference(of: str) -> nn.Module | None:
+        its_run, its_id = _run_of(run, of)
+        asked[of] = its_run.weights_digest(its_id) if its_run else None
+        return its_run.model_of(its_id) if its_run else None
+
+    start = time.perf_counter()
+    subject = run.config.train_on if edit_id == BASE and run.config.train_on != "noisy" else edit_id
+    base = _run_of(run, BASE)[0] or run
+    share = run.share_known(edit_id)
+    data = AttackData(
+        run.data,
+        subject,
+        reference,
+        base.path / "attacks",
+        run.config.seed,
+        _repeated(run, edit_id),
+        run.known_noisy(share) if share < 1 else None,
+    )
+    try:
+        result = attack.apply(model, data, keyed_generator(run.config.seed, 6))
+    except (ValueError, RuntimeError, EditDiverged, TrainingDiverged) as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        if not keep_going:
+            raise ValueError(f"{run.path}: {attack_id} on {edit_id} failed: {why}") from error
+        result = AttackResult([], {"failed": why})
+    content = {
+        "id": subject,
+        "attack": attack_id,
+        "name": name,
+        "options": options,
+        "settings": list(attack.settings),
+        "inputs": _inputs(run, edit_id, name, options),
+        "references": asked,
+        "rows": result.rows,
+        "report": result.report,
+        "seconds": round(time.perf_counter() - start, 3),
+        "provenance": provenance(),
+    }
+    path = _file(run, attack_id, edit_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, to_json(content))
+    return json.loads(to_json(content))
+
+
+def is_attacked(run: TrainedRun, attack: Attack, name: str, attack_id: str, edit_id: str = BASE) -> bool:
+    """Tell whether the result of an attack with these options is stored and still holds."""
+    known = stored_attack(run, attack_id, edit_id)
+    options = json.loads(to_json(dataclasses.asdict(attack)))
+    made = known is not None and "failed" not in known["report"]
+    return made and (known["name"], known["options"]) == (name, options)
+
+
+def stored_attack(run: TrainedRun, attack_id: str, edit_id: str = BASE) -> dict | None:
+    """Return the stored result of an attack, unless what it was measured on has changed since."""
+    keys = ("id", "attack", "name", "options", "settings", "inputs", "references", "rows", "report", "seconds")
+    known = read_json(_file(run, attack_id, edit_id), keys)
+    if known is None or known["inputs"] != _inputs(run, edit_id, known["name"], known["options"]):
+        return None
+    for of, weights in known["references"].items():
+        its_run, its_id = _run_of(run, of)
+        if weights != (its_run.weights_digest(its_id) if its_run else None):
+            return None
+    return known
+
+
+def stored_attacks(run: TrainedRun, edit_id: str = BASE) -> list[dict]:
+    """Return all stored results of attacks on the base model or an edit that still hold."""
+    names = sorted(path.stem for path in _file(run, "*", edit_id).parent.glob("*.json"))
+    return [known for name in names if (known := stored_attack(run, name, edit_id))]
+
+
+def _file(run: TrainedRun, attack_id: str, edit_id: str) -> Path:
+    return run.path / "evals" / edit_id / "attacks" / f"{attack_id}.json"
+
+
+def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
+    measured = run.evaluation_inputs(run.weights_digest(edit_id), run.share_known(edit_id))
+    return digest({"measured": measured, "name": name, "options": options, "seed": run.config.seed})
+
+
+def _run_of(run: TrainedRun, of: str) -> tuple[TrainedRun | None, str]:
+    """Return the run that holds a model, by its id, and the model's id there; None if there is no such run.
+
+    ``clean`` and ``retrain`` lie beside the base run, in folders named after it.
+    """
+    own = "" if run.config.train_on == "noisy" else f"-{run.config.train_on}"
+    path = run.path.resolve()
+    its_id = BASE if of in (BASE, "clean", "retrain") else of
+    if not path.name.endswith(own):  # a reference model in a folder of another name: its base is not known
+        return None, its_id
+    root = path.name.removesuffix(own)
+    beside = path.with_name(f"{root}-{of}" if of in ("clean", "retrain") else root)
+    if beside == path:
+        return run, its_id
+    return (_opened(run, beside) if RunFolder(beside).is_trained else None), its_id
+
+
+def _opened(run: TrainedRun, path: Path) -> TrainedRun:
+    if path not in run.beside:
+        run.beside[path] = TrainedRun.open(path)
+    return run.beside[path]
+
+
+def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult] | None:
+    """Return the edit of that id as a function of a model; its curvature is not kept."""
+    if edit_id == BASE:
+        return None
+    content = read_edit_json(run.path / "edits" / edit_id)
+    edit = read_edit(content["name"], content["options"])
+    known = run.known_noisy(run.share_known(edit_id))
+
+    def again(model: nn.Module) -> EditResult:
+        return edit.apply(model, EditData(run.data, edit.sees, known=known), keyed_generator(run.config.seed, 5))
+
+    return again

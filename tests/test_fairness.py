@@ -241,6 +241,18 @@ def test_weights_made_again_keep_their_first_cost(run_folder):
     assert run.edit(Reader(epochs=1), "reader", "again", force=True)["cost"]["seconds"] == 1.0
 
 
+def test_two_points_with_the_same_options_are_made_once(run_folder, monkeypatch):
+    run, made = TrainedRun.open(run_folder), []
+    monkeypatch.setattr("vitmem.trained.attempt", lambda *a, **o: made.append(1) or attempt(*a, **o))
+    for edit_id, epochs in (("best", 1), ("at0.2", 1), ("at0.05", 2)):
+        content = run.edit(Reader(epochs=epochs), "reader", edit_id, save=False, tuned={"point": edit_id})
+        assert (content["id"], content["tuned"]) == (edit_id, {"point": edit_id})
+        assert run.evaluate(edit_id)["metrics"]
+    assert len(made) == 2
+    run.edit(Reader(epochs=2), "reader", "again", save=False, force=True)
+    assert len(made) == 3
+
+
 def test_an_edit_that_diverges_stops_nothing_else(cli, registered, run_folder, tmp_path):
     code, printed, errors = cli("edit", "explode", run_folder)
     assert (code, printed) == (1, "")

@@ -19,7 +19,7 @@ from vitmem import models
 from vitmem.config import RunConfig
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.distributed import is_main
-from vitmem.editing import Edit, EditData, attempt
+from vitmem.editing import Attempt, Edit, EditData, attempt
 from vitmem.editing.known import known_noisy
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
@@ -83,7 +83,8 @@ class TrainedRun:
         known_data: its data module, if it is at hand.
         verbose: tell the cost of curvature layer by layer, not only in total.
         known: share of the wrong labels that edits with a forget set know, in (0, 1].
-        latest: the last edit's id and weights, so that they can be evaluated without a file.
+        latest: the last edit's id, inputs and result: it can be evaluated without a file, and the same edit is not made
+            again under another id (of another operating point, say).
         beside: runs of the other models that attacks were compared with, opened so far.
     """
 
@@ -91,7 +92,7 @@ class TrainedRun:
     known_data: MemorisationData | None = None
     verbose: bool = False
     known: float = 0.5
-    latest: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
+    latest: dict[str, tuple[str, Attempt]] = dataclasses.field(default_factory=dict)
     beside: dict[Path, "TrainedRun"] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -225,12 +226,14 @@ class TrainedRun:
                 )
         edit.check(self.model)
         data = EditData(self.data, edit.sees, self.cache, known)
-        made = attempt(edit, self.model, data, keyed_generator(self.config.seed, 5), keep_going=keep_going)
+        made = None if force else dict(self.latest.values()).get(inputs)
+        if made is None:
+            made = attempt(edit, self.model, data, keyed_generator(self.config.seed, 5), keep_going=keep_going)
         result, status = made.result, made.status
         report = {"layers": [], "seconds": {"apply": made.seconds}} if result is None else result.report
         self.latest.clear()
         if result is not None:
-            self.latest[edit_id] = result.state_dict
+            self.latest[edit_id] = (inputs, made)
         if not is_main():
             return {"id": edit_id, "status": status, "report": report}
         folder.mkdir(parents=True, exist_ok=True)
@@ -300,7 +303,8 @@ class TrainedRun:
         if edit_id == BASE:
             return self.model
         if edit_id in self.latest:
-            return with_weights(self.model, self.latest[edit_id]).to(self.device)
+            _, made = self.latest[edit_id]
+            return with_weights(self.model, made.result.state_dict).to(self.device)
         folder = self.path / "edits" / edit_id
         name = read_edit_json(folder)["name"]
         if not self.has_weights(edit_id):

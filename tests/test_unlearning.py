@@ -62,8 +62,9 @@ def quick(name, **options):
     return edits()[name](**{"epochs": 2, "steps": 4, "batch_size": 3, **options})
 
 
-# Losses by hand. Two classes; an "image" holds the logits, which the model multiplies by its scale s. At s = 1 the
-# probabilities are (3/4, 1/4) and (1/5, 4/5); at s = 2 they are (9/10, 1/10) and (1/17, 16/17).
+# Losses by hand. Two classes; an "image" holds the logits, which the model multiplies by its scale s. Where the wrong
+# labels are, the probabilities are (3/4, 1/4) and (1/5, 4/5) at s = 1, (9/10, 1/10) and (1/17, 16/17) at s = 2; where
+# the right ones are, (2/3, 1/3) and (1/6, 5/6) at s = 1, (4/5, 1/5) and (1/26, 25/26) at s = 2.
 
 
 class Scaled(nn.Module):
@@ -79,19 +80,25 @@ class Scaled(nn.Module):
         return image.flatten(1) * self.scale
 
 
-def logit_batch(given, true):
-    image = torch.tensor([[math.log(3), 0.0], [0.0, math.log(4)]], dtype=torch.float64).view(2, 1, 1, 2)
+ODDS = {"forget": (3.0, 4.0), "retain": (2.0, 5.0)}
+
+
+def logit_batch(kind, given, true):
+    first, second = map(math.log, ODDS[kind])
+    image = torch.tensor([[first, 0.0], [0.0, second]], dtype=torch.float64).view(2, 1, 1, 2)
     given, true = torch.tensor(given), torch.tensor(true)
     return Batch(image, given, true, given != true, torch.arange(2))
 
 
-FORGET, RETAIN = logit_batch([1, 0], [0, 1]), logit_batch([0, 1], [0, 1])
+FORGET, RETAIN = logit_batch("forget", [1, 0], [0, 1]), logit_batch("retain", [0, 1], [0, 1])
 BOTH, ONLY_FORGET, ONLY_RETAIN = Step(FORGET, RETAIN), Step(forget=FORGET), Step(retain=RETAIN)
 LOSS = {  # mean cross-entropies by scale
     ("forget", 1): (math.log(4) + math.log(5)) / 2,
-    ("retain", 1): (math.log(4 / 3) + math.log(5 / 4)) / 2,
+    ("retain", 1): (math.log(3 / 2) + math.log(6 / 5)) / 2,
     ("forget", 2): (math.log(10) + math.log(17)) / 2,
-    ("retain", 2): (math.log(10 / 9) + math.log(17 / 16)) / 2,
+    ("retain", 2): (math.log(5 / 4) + math.log(26 / 25)) / 2,
+    ("true labels of what is wrong", 1): (math.log(4 / 3) + math.log(5 / 4)) / 2,
+    ("true labels of what is wrong", 2): (math.log(10 / 9) + math.log(17 / 16)) / 2,
 }
 
 
@@ -101,9 +108,9 @@ def divergence(teacher, student):
     return float((p * np.log(p / q)).sum(1).mean())
 
 
-def softened(scale, temperature):
-    """Return the probabilities of the two examples when the logits are multiplied by scale / temperature."""
-    odds = np.array([3.0, 4.0]) ** (scale / temperature)
+def softened(kind, scale, temperature):
+    """Return the probabilities of two examples when the logits are multiplied by scale / temperature."""
+    odds = np.array(ODDS[kind]) ** (scale / temperature)
     p = odds / (1 + odds)
     return [[p[0], 1 - p[0]], [1 - p[1], p[1]]]
 
@@ -124,15 +131,16 @@ BY_HAND = {
     "cfk": (CFk(), ONLY_RETAIN, LOSS["retain", 2]),
     "l1_sparse": (L1Sparse(alpha=0.1), Step(retain=RETAIN, done=0.25), LOSS["retain", 2] + 0.1 * 0.75 * (2 + 2 + 0.5)),
     "random_labels_retain": (RandomLabels(), ONLY_RETAIN, LOSS["retain", 2]),
-    "oracle_labels": (OracleLabels(), ONLY_FORGET, LOSS["retain", 2]),  # the true labels are those of RETAIN
-    "scrub_forget": (SCRUB(), ONLY_FORGET, -4 * divergence(softened(1, 2), softened(2, 2))),
+    "oracle_labels": (OracleLabels(), ONLY_FORGET, LOSS["true labels of what is wrong", 2]),
+    "scrub_forget": (SCRUB(), ONLY_FORGET, -4 * divergence(softened("forget", 1, 2), softened("forget", 2, 2))),
     "scrub_retain": (
         SCRUB(alpha=0.3, gamma=0.7, temperature=3.0), ONLY_RETAIN,
-        0.3 * 9 * divergence(softened(1, 3), softened(2, 3)) + 0.7 * LOSS["retain", 2],
+        0.3 * 9 * divergence(softened("retain", 1, 3), softened("retain", 2, 3)) + 0.7 * LOSS["retain", 2],
     ),
     "bad_teacher": (
         BadTeacher(), BOTH,
-        (divergence([[0.5, 0.5]] * 2, softened(2, 1)) + divergence(softened(1, 1), softened(2, 1))) / 2,
+        divergence([[0.5, 0.5]] * 2, softened("forget", 2, 1)) / 2
+        + divergence(softened("retain", 1, 1), softened("retain", 2, 1)) / 2,
     ),
 }  # fmt: skip
 
@@ -159,7 +167,7 @@ def test_random_labels_are_drawn_anew_from_all_classes():
     """The mean over draws is the mean over the classes, the wrong label's among them."""
     objective = RandomLabels().objective(Scaled(1.0), Scaled(1.0), None, keyed_generator(0))
     losses = [float(objective.loss(ONLY_FORGET).detach()) for _ in range(600)]
-    assert np.mean(losses) == pytest.approx((LOSS["forget", 1] + LOSS["retain", 1]) / 2, abs=0.07)
+    assert np.mean(losses) == pytest.approx((LOSS["forget", 1] + LOSS["true labels of what is wrong", 1]) / 2, abs=0.07)
     assert len({round(loss, 9) for loss in losses}) == 4
     drawn = RandomLabels().label(Step(forget=random_batch()), 5, keyed_generator(0))
     assert set(drawn.tolist()) == set(range(5))
@@ -478,9 +486,9 @@ def test_the_mask_removes_the_smallest_and_exactly_as_many_among_equals():
 
 def test_gradients_pass_straight_through_the_mask():
     score = torch.tensor([-0.3, 0.1, 0.4, -0.2], requires_grad=True)
-    weight = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    weight = torch.tensor([1.0, -2.0, 3.0, -4.0])
     (KeepLargest.apply(score.abs(), 2) * weight * 10).sum().backward()
-    assert score.grad.tolist() == [-10.0, 20.0, 30.0, -40.0]  # d loss / d mask, times the sign of the score
+    assert score.grad.tolist() == [-10.0, -20.0, 30.0, 40.0]  # d loss / d mask, times the sign of the score
 
 
 @pytest.mark.parametrize("name", ["subnet", "balanced_subnet"])

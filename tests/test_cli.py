@@ -2,7 +2,7 @@ import pytest
 from cases import QUICK
 
 from vitmem.config import edit_parser
-from vitmem.editing import edits
+from vitmem.editing import TRACKS, edits
 
 FILE = """
 name: small
@@ -174,6 +174,10 @@ def test_help_and_lists(cli):
     assert all(
         name in cli("list")[1] for name in ("digits", "pair_flip", "vit_base_patch16_224", "kfac", "memorized_accuracy")
     )
+    shown = dict(part.split(" (with", 1) for part in cli("list")[1].split("edits, track ")[1:])
+    for track, name in zip(TRACKS, ("svd", "finetune", "npo"), strict=True):
+        assert f"\n  {name} " in shown.pop(track)
+    assert ["\n  oracle_labels " in bound for bound in shown.values()] == [True]
 
 
 @pytest.mark.parametrize("verb", [["train"], ["run"], ["eval"], ["edit", "kfac"]])

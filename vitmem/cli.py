@@ -278,11 +278,14 @@ def list_registered(arguments: Sequence[str]) -> None:
     def described(entries: dict[str, type]) -> dict[str, str]:
         return {name: config.summary(cls) for name, cls in entries.items()}
 
+    by_track: dict[str, dict[str, str]] = {}
+    for name, cls in edits().items():
+        by_track.setdefault(cls().track, {})[name] = with_options(cls)
     for title, entries in (
         ("data sets", described(datasets())),
         ("noise kinds", described(NOISES)),
         ("models (and most other vit_* names of timm; width, depth, heads and patch can be given)", SIZES),
-        ("edits (with their options and defaults)", {n: with_options(c) for n, c in edits().items()}),
+        *((f"edits, track {track} (with options and defaults)", entries) for track, entries in by_track.items()),
         ("attacks (likewise)", {n: with_options(c) for n, c in attacks().items()}),
         ("metrics", METRICS),
     ):

@@ -12,6 +12,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.batch import Batch
@@ -113,12 +114,14 @@ def plan(config: RunConfig, data: MemorisationData) -> Plan:
 def forward_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Return the FLOPs of the matrix products of one image's forward pass.
 
+    Attention is computed by its plain products: PyTorch does not count those of its fused kernel for CPUs.
+
     Args:
         model: on any device, also meta.
         image_shape: C, H, W.
     """
     device = next(model.parameters()).device
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.eval()(torch.zeros(1, *image_shape, device=device))
     return counter.get_total_flops()
 

@@ -306,7 +306,11 @@ def test_methods_are_compared_with_kfac_seed_by_seed():
     assert found["npo", "at0.2"][name] == pytest.approx(0.1)
     assert math.isnan(found["svd", "best"][name])
     assert math.isnan(found["base", "reference"][name])
-    assert "+0.150 [-0.485, +0.785]" in comparison_table(rows)
+    assert best["ground_truth_unseen_accuracy_above_kfac"] == "2/2"
+    assert found["svd", "best"]["ground_truth_unseen_accuracy_above_kfac"] == ""
+    assert "+0.150 [-0.485, +0.785] (2/2)" in comparison_table(rows)
+    rows[2] = row("npo", 0, 0.3)
+    assert "+0.050 [-0.585, +0.685] (1/2)" in comparison_table(rows)
 
 
 def test_the_comparison_leaves_failed_seeds_out():

@@ -34,7 +34,7 @@ def compare(rows: Sequence[dict]) -> list[dict]:
     Means are over the seeds whose edit neither diverged nor left a model at chance; ``usable_seeds`` counts them.
     A method that was not tuned has the point ``default``, and no trials. ``<metric>_minus_kfac`` is the mean of the
     differences to ``AGAINST`` at the same point (of what was not tuned: at its best point), paired over seeds, with a
-    95 % t interval.
+    95 % t interval; ``<metric>_above_kfac`` tells in how many of these seeds it is positive, as in ``2/3``.
     """
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
@@ -60,6 +60,9 @@ def compare(rows: Sequence[dict]) -> list[dict]:
             gap = paired_difference(*found_by_seed)
             ends = zip(("", *ENDS), (gap.mean, gap.low, gap.high), strict=True)
             line |= {f"{name}_minus_{AGAINST}{end}": value for end, value in ends}
+            own, its = found_by_seed
+            both = own.keys() & its.keys()
+            line[f"{name}_above_{AGAINST}"] = f"{sum(own[s] > its[s] for s in both)}/{len(both)}" if both else ""
         for name in COST:
             values = _known(row.get(name) for row in group)
             line[name] = statistics.fmean(values) if values else math.nan
@@ -70,7 +73,9 @@ def compare(rows: Sequence[dict]) -> list[dict]:
 def comparison_csv(rows: Sequence[dict]) -> str:
     """Return the comparison as CSV; what is unknown is an empty cell."""
     names = [*IDENTITY, *(column for name in MEASURED for column in (name, f"{name}_sd"))]
-    names += [f"{name}_minus_{AGAINST}{part}" for name in DIFFERENCES for part in ("", *ENDS)] + [*COST]
+    for name in DIFFERENCES:
+        names += [*(f"{name}_minus_{AGAINST}{part}" for part in ("", *ENDS)), f"{name}_above_{AGAINST}"]
+    names += COST
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
@@ -93,7 +98,7 @@ def comparison_table(rows: Sequence[dict]) -> str:
         parts.append("")
     parts.append("known, unseen: wrong labels that edits with a forget set knew, or did not; mean ± sd over seeds")
     if against:
-        parts.append("Δ: of unseen ones, paired over seeds, with a 95 % t interval where there are several")
+        parts.append("Δ: of unseen ones, paired over seeds; of several, with a 95 % t interval and how many are above 0")
     return "\n".join(parts)
 
 
@@ -107,6 +112,7 @@ def _line(line: dict, against: bool) -> str:
     if against:
         mean, *ends = (line[f"{DIFFERENCES[0]}_minus_{AGAINST}{part}"] for part in ("", *ENDS))
         interval = "" if math.isnan(ends[0]) else f" [{ends[0]:+.3f}, {ends[1]:+.3f}]"
+        interval += f" ({line[f'{DIFFERENCES[0]}_above_{AGAINST}']})" if interval else ""
         cells.append("" if line["method"] == AGAINST else _number(mean, "+.3f") + interval)
     cost = [_number(line[name], ".3g") for name in ("passes", "seconds", "extra_memory_mib")]
     return f"| {' | '.join([line['method'] + note, line['track'], *cells, *cost])} |"

@@ -98,7 +98,7 @@ def comparison_table(rows: Sequence[dict]) -> str:
         parts.append("")
     parts.append("known, unseen: wrong labels that edits with a forget set knew, or did not; mean ± sd over seeds")
     if against:
-        parts.append("Δ: of unseen ones, paired over seeds; of several, with a 95 % t interval and how many are above 0")
+        parts.append("Δ: of unseen ones, paired over seeds; of several, with a 95 % t interval and how many are above")
     return "\n".join(parts)
 
 

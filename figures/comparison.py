@@ -23,8 +23,8 @@ TRACKS = ("", "label-free", "right labels", "known noisy examples")  # in this o
 def draw(comparison_csv: Path, out: Path) -> list[Path]:
     """Draw three accuracies of every method, on examples that it knew nothing of, with sd over seeds.
 
-    Methods of one track stand together, the highest ground truth first; those that no seed could use have no mark, and
-    say why.
+    Methods of one track stand together, the highest ground truth first; those that failed in some seed say in
+    how many they did not, those that no seed could use have no mark, and say why.
 
     Args:
         comparison_csv: table of an experiment whose edits were tuned.
@@ -55,7 +55,7 @@ def draw(comparison_csv: Path, out: Path) -> list[Path]:
             axes.axhline(place - 0.5, color="black", linewidth=0.6)
         axes.set(xlabel="accuracy (fraction)", xlim=(-0.02, 1.02), ylim=(len(order) - 0.5, -0.5))
         axes.set_title(title, fontsize=8)
-    figure.axes[0].set_yticks(range(len(order)), [method for _, method in order])
+    figure.axes[0].set_yticks(range(len(order)), [named(lines, method) for _, method in order])
     for (place, track), (end, _) in zip(starts, [*starts[1:], (len(order), "")], strict=True):
         text = textwrap.fill(track, 4 * (end - place)) if track in TRACKS else "bound"
         angle = -90 if track in TRACKS else 0
@@ -74,6 +74,12 @@ def ordered(lines: list[dict]) -> list[tuple[str, str]]:
         return TRACKS.index(track) if track in TRACKS else len(TRACKS), math.inf if math.isnan(value) else -value
 
     return sorted(dict.fromkeys((line["track"].removesuffix(" (tuned)"), line["method"]) for line in lines), key=rank)
+
+
+def named(lines: list[dict], method: str) -> str:
+    """Return a method's name and, if the edit failed in some seed, in how many it did not."""
+    best = find(lines, method, "best")
+    return f"{method} ({best['usable_seeds']:g} of {best['seeds']:g})" if best and best["status"] else method
 
 
 def find(lines: list[dict], method: str, point: str) -> dict | None:

@@ -400,6 +400,8 @@ def test_the_comparison_groups_methods_by_track_and_keeps_what_failed(tmp_path):
     (tmp_path / "comparison.csv").write_text(comparison_csv(rows))
     (path,) = comparison.draw(tmp_path / "comparison.csv", tmp_path / "figures")
     assert path.stat().st_size > 1000
+    lines = read_csv(tmp_path / "comparison.csv", comparison.TEXT)
+    assert [comparison.named(lines, name) for name in ("base", "npo", "scrub")] == ["base", "npo", "scrub (0 of 1)"]
     with open(path.with_suffix(".csv"), newline="") as file:
         found = [r for r in csv.DictReader(file) if r["metric"] == "ground_truth_unseen_accuracy"]
     best = {r["method"]: r for r in found if r["point"] == "best"}

@@ -80,7 +80,7 @@ def _add_output(parser, name: str | None) -> None:
 def train(arguments: Sequence[str]) -> None:
     """Train one model."""
     from vitmem import config, stages
-    from vitmem.distributed import is_main
+    from vitmem.distributed import is_main, leaving_group
     from vitmem.runs import check_name
 
     parser = config.parser_for(
@@ -98,9 +98,10 @@ def train(arguments: Sequence[str]) -> None:
         return
     suffix = "" if settings.train_on == "noisy" else f"-{settings.train_on}"
     folder = Path(values.out) / check_name("--name", values.name) / f"seed{settings.seed}{suffix}"
-    done = stages.train(settings, folder, force=values.force)
-    if is_main():
-        print(f"the model is in {done.path}; next: vitmem edit kfac {done.path}, vitmem eval {done.path}")
+    with leaving_group():
+        done = stages.train(settings, folder, force=values.force)
+        if is_main():
+            print(f"the model is in {done.path}; next: vitmem edit kfac {done.path}, vitmem eval {done.path}")
 
 
 RATES = "results.csv of the same models and edits at other noise rates, for the scorecards"

@@ -31,6 +31,16 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def leaving_group() -> Iterator[None]:
+    """Leave, at the end, the process group that the work joined: one that lives on can abort the process at exit."""
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
 def share() -> tuple[int, int]:
     """Return this process's rank and the number of processes: example k belongs to process k mod number."""
     if dist.is_available() and dist.is_initialized():

@@ -16,6 +16,16 @@ T = TypeVar("T")
 
 
 @contextmanager
+def leaving_group() -> Iterator[None]:
+    """Leave, at the end, the process group that the work joined: one that lives on can abort the process at exit."""
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
 def process_group() -> Iterator[None]:
     """Join the process group that ``torchrun`` describes, if it started this process."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
@@ -25,20 +35,8 @@ def process_group() -> Iterator[None]:
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if gpu else "gloo")
-    try:
+    with leaving_group():
         yield
-    finally:
-        dist.destroy_process_group()
-
-
-@contextmanager
-def leaving_group() -> Iterator[None]:
-    """Leave, at the end, the process group that the work joined: one that lives on can abort the process at exit."""
-    try:
-        yield
-    finally:
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
 
 
 def share() -> tuple[int, int]:

@@ -1,12 +1,13 @@
 """Data sets, label noise and loaders. Imports nothing from vitmem."""
 
-from datamodules.digits import Digits
-from datamodules.folder import ImageFolder
-from datamodules.imagenet import ImageNet
-from datamodules.npz import Npz
-from datamodules.published import SVHN, Cifar10, Cifar100, FashionMNIST
-from datamodules.registry import registered
-from datamodules.sources import DataSet
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.folder import ImageFolder
+from vitmem.datamodules.imagenet import ImageNet
+from vitmem.datamodules.npz import Npz
+from vitmem.datamodules.published import SVHN, Cifar10, Cifar100, FashionMNIST
+from vitmem.datamodules.sources import DataSet
+
+from vitmem.registry import registered
 
 _BUILTIN: dict[str, type[DataSet]] = {
     "digits": Digits,

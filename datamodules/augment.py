@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
-from torchvision.transforms import v2
 
 _GROUP = 8  # images that share one draw of RandAugment
 
@@ -77,6 +75,9 @@ class Augment:
             seed: of all draws; the global generators are left as they were.
             num_classes: K.
         """
+        from timm.data.random_erasing import RandomErasing  # before the draws: both take seconds to import
+        from torchvision.transforms import v2
+
         target = None
         with seeded(seed, image_BCHW.device):
             if self.flip:
@@ -90,13 +91,10 @@ class Augment:
             image_BCHW = normalise(image_BCHW)
             if self.erase:
                 image_BCHW = RandomErasing(self.erase, mode="pixel", device=image_BCHW.device)(image_BCHW)
-            if mixers := self._mixers(num_classes):
+            kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
+            if mixers := [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]:
                 image_BCHW, target = v2.RandomChoice(mixers)(image_BCHW, label_B)
         return image_BCHW, target
-
-    def _mixers(self, num_classes: int) -> list[v2.Transform]:
-        kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
-        return [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
 
 
 def shifted(image_BCHW: Tensor, down_B: Tensor, right_B: Tensor, fill: str) -> Tensor:

@@ -8,11 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.special import ndtr, ndtri
-
-from datamodules.class_names import CIFAR10, CIFAR100, CIFAR100_SUPERCLASSES
-from datamodules.manifest import NoiseManifest
-from datamodules.sources import ImageData
+from vitmem.datamodules.class_names import CIFAR10, CIFAR100, CIFAR100_SUPERCLASSES
+from vitmem.datamodules.manifest import NoiseManifest
+from vitmem.datamodules.sources import ImageData
 
 _CHUNK = 2**24  # pixel values that are handled at once
 
@@ -179,6 +177,8 @@ class Instance(Noise):
     def given_labels(self, data):
         """Draw flip probabilities, then targets class by class."""
         true, rng = data.train_label.numpy(), np.random.RandomState(self.seed)
+        from scipy.special import ndtr, ndtri
+
         low, high = ndtr((0 - self.rate) / 0.1), ndtr((1 - self.rate) / 0.1)
         flip_rate = self.rate + 0.1 * ndtri(low + (high - low) * rng.random_sample(len(true)))
         flips = (rng.random_sample(len(true)) < flip_rate) & (self.rate > 0)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-from datamodules.sources import DataSet, ImageData
+from vitmem.datamodules.sources import DataSet, ImageData
 
 _VALIDATION = 500
 _SPLIT_SEED = 0

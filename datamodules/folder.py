@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from datamodules.digits import stratified
-from datamodules.images import CACHE_FOLDER, cached, decode, native_size
-from datamodules.sources import DataSet, ImageData
-from datamodules.streaming import relative, streamed
+from vitmem.datamodules.digits import stratified
+from vitmem.datamodules.images import CACHE_FOLDER, cached, decode, native_size
+from vitmem.datamodules.sources import DataSet, ImageData
+from vitmem.datamodules.streaming import relative, streamed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 VALIDATION_FOLDERS = ("val", "validation", "test")

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-
-from datamodules.corruption import Noise
-from datamodules.label_files import integers, read_csv, read_pt
-from datamodules.sources import ImageData
+from vitmem.datamodules.corruption import Noise
+from vitmem.datamodules.label_files import integers, read_csv, read_pt
+from vitmem.datamodules.sources import ImageData
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.folder import SUFFIXES, ImageFolder, Split
+from vitmem.datamodules.folder import SUFFIXES, ImageFolder, Split
 
 _ARCHIVES = "ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org"
 

@@ -1,23 +1,21 @@
-"""The Lightning data module: one data set, its noise, and the three training sets made from them."""
+"""The data module: one data set, its noise, and the three training sets made from them."""
 
 from functools import partial
 from typing import Literal
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-
-from datamodules.augment import Augment
-from datamodules.batch import Examples, InMemoryLoader, Share
-from datamodules.noise import Noise
-from datamodules.sources import DataSet
-from datamodules.streaming import StreamingLoader
+from vitmem.datamodules.augment import Augment
+from vitmem.datamodules.batch import Examples, InMemoryLoader, Share
+from vitmem.datamodules.noise import Noise
+from vitmem.datamodules.sources import DataSet
+from vitmem.datamodules.streaming import StreamingLoader
 
 TrainOn = Literal["noisy", "retrain", "clean"]
 
 
-class MemorisationData(L.LightningDataModule):
+class MemorisationData:
     """Serves a data set with injected label noise.
 
     Args:
@@ -42,7 +40,6 @@ class MemorisationData(L.LightningDataModule):
         seed: int = 0,
         augment: Augment = Augment(),  # noqa: B008
     ):
-        super().__init__()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_on, self.seed, self.augment = train_on, seed, augment
         self.share = Share()  # set while several processes train together
@@ -61,9 +58,13 @@ class MemorisationData(L.LightningDataModule):
                 f"augment.pad is {augment.pad}; it must be less than the image's {size} pixels to reflect them"
             )
 
-    def setup(self, stage: str) -> None:
-        """Let batches be made on the device that trains; move the images there once, if they are small enough."""
-        self._device = self.trainer.strategy.root_device
+    def to_device(self, device: torch.device | None) -> None:
+        """Make batches on a device; move the images there once, if it is a GPU and they are small enough.
+
+        Args:
+            device: the one that trains; None gives its memory back, and batches come from the host again.
+        """
+        self._device, self._moved = device or torch.device("cpu"), {}
         images = {"train": self.data.train_image, "validation": self.data.validation_image}
         if self._device.type != "cuda" or not all(isinstance(image, Tensor) for image in images.values()):
             return
@@ -74,10 +75,6 @@ class MemorisationData(L.LightningDataModule):
                   f"{free:.1f} GB that are free on {self._device}", flush=True)  # fmt: skip
             return
         self._moved = {split: image.to(self._device) for split, image in images.items()}
-
-    def teardown(self, stage: str) -> None:
-        """Give the device's memory back; edits and evaluation take their batches from the host."""
-        self._device, self._moved = torch.device("cpu"), {}
 
     @property
     def train_examples(self) -> Examples:

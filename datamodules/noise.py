@@ -4,9 +4,9 @@ The kinds are named by their definition: the two symmetric ones differ in whethe
 in the realised rate. Noise has its own seed, independent of the model's.
 """
 
-from datamodules.corruption import Asymmetric, Instance, Noise, PairFlip, Symmetric, SymmetricInclusive
-from datamodules.given import FileNoise, Human
-from datamodules.manifest import NoiseManifest
+from vitmem.datamodules.corruption import Asymmetric, Instance, Noise, PairFlip, Symmetric, SymmetricInclusive
+from vitmem.datamodules.given import FileNoise, Human
+from vitmem.datamodules.manifest import NoiseManifest
 
 __all__ = ["NOISES", "Noise", "NoiseManifest", "PairFlip", "Symmetric", "SymmetricInclusive"]
 

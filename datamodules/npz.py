@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from datamodules.sources import DataSet, ImageData
+from vitmem.datamodules.sources import DataSet, ImageData
 
 # images, labels: of training; then of validation, the first pair that is there
 _TRAIN = (("train_images", "train_labels"), ("x_train", "y_train"))

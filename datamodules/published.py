@@ -7,11 +7,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torchvision import datasets as tv
-from torchvision.datasets.utils import check_integrity
-
-from datamodules import class_names, parquet
-from datamodules.sources import DataSet, ImageData
+from vitmem.datamodules import class_names, parquet
+from vitmem.datamodules.sources import DataSet, ImageData
 
 
 class File(NamedTuple):
@@ -64,6 +61,8 @@ class Published(DataSet):
 
     def check_files(self, root: Path) -> None:
         """Refuse files of another content, and what an offline machine lacks."""
+        from torchvision.datasets.utils import check_integrity
+
         unpacked, archives = self.files()
         for path, md5, _ in (*unpacked, *archives):
             if md5 and (root / path).is_file() and not check_integrity(root / path, md5):
@@ -90,14 +89,21 @@ class Published(DataSet):
 
 
 class _Cifar(Published):
-    source: ClassVar[type[tv.CIFAR10]]
+    torchvision: ClassVar[str]
     layout: ClassVar[parquet.Layout]
+
+    @property
+    def source(self):
+        """Torchvision's class."""
+        from torchvision import datasets as tv
+
+        return getattr(tv, self.torchvision)
 
     def load(self) -> ImageData:
         """Read torchvision's files or archive if they are there; else the parquet copy; else download."""
-        root = Path(self.root).expanduser()
+        root, source = Path(self.root).expanduser(), self.source
         folder = parquet.folder_of(root, self.layout)
-        if folder is None or (root / self.source.base_folder).is_dir() or (root / self.source.filename).is_file():
+        if folder is None or (root / source.base_folder).is_dir() or (root / source.filename).is_file():
             return super().load()
         train, test = (parquet.read(folder, split, self.layout) for split in ("train", "test"))
         return ImageData(*train, *test, self.layout.class_names)
@@ -127,7 +133,7 @@ class Cifar10(_Cifar):
 
     title = "CIFAR-10"
     mirror = "; the parquet copy at huggingface.co/datasets/uoft-cs/cifar10 is the faster host"
-    source = tv.CIFAR10
+    torchvision = "CIFAR10"
     layout = parquet.Layout(("", "plain_text", "cifar10"), "label", class_names.CIFAR10)
 
 
@@ -142,7 +148,7 @@ class Cifar100(_Cifar):
 
     title = "CIFAR-100"
     mirror = "; the parquet copy at huggingface.co/datasets/uoft-cs/cifar100 is the faster host"
-    source = tv.CIFAR100
+    torchvision = "CIFAR100"
     layout = parquet.Layout(("", "cifar100"), "fine_label", class_names.CIFAR100)
 
 
@@ -159,12 +165,16 @@ class FashionMNIST(Published):
 
     def files(self):
         """Return the idx files and their compressed forms."""
+        from torchvision import datasets as tv
+
         names = [(f"FashionMNIST/raw/{name}", md5) for name, md5 in tv.FashionMNIST.resources]
         archives = [File(path, md5, tv.FashionMNIST.mirrors[0] + Path(path).name) for path, md5 in names]
         return [File(path.removesuffix(".gz"), None) for path, _ in names], archives
 
     def read(self, root, train):
         """Return one split."""
+        from torchvision import datasets as tv
+
         split = tv.FashionMNIST(root, train=train, download=True)
         return split.data[:, None], split.targets.long(), split.classes
 
@@ -182,11 +192,15 @@ class SVHN(Published):
 
     def files(self):
         """Return the two .mat files, which are their own archives."""
+        from torchvision import datasets as tv
+
         files = [File(name, md5, url) for url, name, md5 in (tv.SVHN.split_list[s] for s in ("train", "test"))]
         return files, files
 
     def read(self, root, train):
         """Return one split."""
+        from torchvision import datasets as tv
+
         split = tv.SVHN(root, split="train" if train else "test", download=True)
         image = torch.from_numpy(np.ascontiguousarray(split.data))
         return image, torch.from_numpy(split.labels.astype(np.int64)), tuple(str(digit) for digit in range(10))

@@ -8,7 +8,7 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from multiprocessing import parent_process
@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
-
-from datamodules.batch import Batch, InMemoryLoader, keyed_seed
-from datamodules.images import cached, cores, decode, read, reason, report, verify
-from datamodules.sources import uint8_mean_std
+from vitmem.datamodules.batch import Batch, InMemoryLoader, keyed_seed
+from vitmem.datamodules.images import cached, cores, decode, read, reason, report, verify
+from vitmem.datamodules.sources import uint8_mean_std
 
 _CHUNK = 64  # images that a worker process decodes before it hands them over
 _STATISTICS = 2000  # images, evenly spaced, that mean and standard deviation are taken from
@@ -108,6 +106,8 @@ class StreamedImages:
             seed: of the random resized crops; None: the centre.
             crop: smallest share of the area that a random crop keeps.
         """
+        from torchvision.transforms import v2
+
         image_BCHW, bad = np.zeros((len(positions), *self.shape[1:]), np.uint8), []
         window = v2.RandomResizedCrop((self.height, self.width), scale=(crop, 1.0), antialias=True)
         for k, position in enumerate(positions):
@@ -120,7 +120,7 @@ class StreamedImages:
         return torch.from_numpy(image_BCHW), bad
 
 
-def _seeded(window: v2.RandomResizedCrop, seed: int, image):
+def _seeded(window: Callable, seed: int, image):
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return window(image)

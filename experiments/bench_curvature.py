@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
+from vitmem.datamodules.batch import Batch
 
-from datamodules.batch import Batch
 from vitmem import models
 from vitmem.curvature.cache import LayerCurvature
 from vitmem.curvature.collect import collect_factors, observed

@@ -20,7 +20,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import timm  # noqa: F401, so that forked processes need not load it
 
 from vitmem import stages  # noqa: F401, likewise
 from vitmem.cli import main as vitmem

@@ -12,10 +12,11 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from vitmem.config import RunConfig, read_yaml
 from vitmem.evaluation.tables import result_row, terminal_table, to_csv
-from vitmem.runs import write_atomically
-from vitmem.stages import train
+from vitmem.files import write_atomically
+from vitmem.options import read_yaml
+from vitmem.runs.config import RunConfig
+from vitmem.runs.train import train
 
 SECTIONS = ("data", "noise", "model", "train", "trainer")
 NAME = "training_alternatives"

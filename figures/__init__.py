@@ -6,8 +6,8 @@ figure and returns the paths of the PNGs. The same input gives the same bytes.
 
 from pathlib import Path
 
-from figures import bits, comparison, frontier, relearning, scorecard, spectra, staircase, sweep, training
-from figures import sheet as image_sheet
+from vitmem.figures import bits, comparison, frontier, relearning, scorecard, spectra, staircase, sweep, training
+from vitmem.figures import sheet as image_sheet
 
 __all__ = ["draw_all"]
 

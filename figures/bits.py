@@ -4,8 +4,8 @@ import math
 import statistics
 from pathlib import Path
 
-from figures import style
-from figures.tables import read_attacks
+from vitmem.figures import style
+from vitmem.figures.tables import read_attacks
 
 HEADER = ["id", "bits", "metric", "mean", "sd", "seeds"]
 PANELS = {

@@ -4,8 +4,8 @@ import math
 import textwrap
 from pathlib import Path
 
-from figures import style
-from figures.tables import read_csv
+from vitmem.figures import style
+from vitmem.figures.tables import read_csv
 
 HEADER = ["point", "track", "method", "metric", "mean", "sd", "usable_seeds", "status"]
 TEXT = ("method", "point", "track", "status")

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.lines import Line2D
-
-from figures import style
-from figures.tables import read_results, swept, usable
+from vitmem.figures import style
+from vitmem.figures.tables import read_results, swept, usable
 
 X = "memorized_accuracy"
 YS = {

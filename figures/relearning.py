@@ -4,8 +4,8 @@ import math
 import statistics
 from pathlib import Path
 
-from figures import style
-from figures.tables import read_attacks
+from vitmem.figures import style
+from vitmem.figures.tables import read_attacks
 
 KNOWN = "recovery_known"
 HEADER = ["id", "arm", "lr", "step", "metric", "mean", "sd", "seeds"]

@@ -4,8 +4,8 @@ import math
 import statistics
 from pathlib import Path
 
-from figures import style
-from figures.tables import read_csv
+from vitmem.figures import style
+from vitmem.figures.tables import read_csv
 
 HEADER = ["id", "criterion", "mean", "min", "max", "seeds", "reason"]
 CRITERIA = ("verbatim", "views", "privacy", "utility", "scale", "sustained")

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.lines import Line2D
-
-from figures import style
+from vitmem.figures import style
 
 HEADER = ["number", "given", "true", "before", "after"]
 ROWS, COLUMNS = 6, 8

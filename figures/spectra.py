@@ -8,10 +8,9 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
-
-from figures import style
-from figures.kronecker import PairMasses
-from figures.tables import read_spectra, spectra_files
+from vitmem.figures import style
+from vitmem.figures.kronecker import PairMasses
+from vitmem.figures.tables import read_spectra, spectra_files
 
 HEADER = ["layer", "block", "type", "factor", "rank", "eigenvalue", "relative"]
 MASS_HEADER = ["layer", "block", "type", "tau", "pairs_kept", "pairs", "share_kept", "mass_kept"]

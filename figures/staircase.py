@@ -6,11 +6,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
-
-from figures import style
-from figures.kronecker import PairMasses
-from figures.spectra import LINES, place
-from figures.tables import read_spectra, spectra_files
+from vitmem.figures import style
+from vitmem.figures.kronecker import PairMasses
+from vitmem.figures.spectra import LINES, place
+from vitmem.figures.tables import read_spectra, spectra_files
 
 HEADER = ["layer", "rho", "tau", "pairs_kept", "pairs", "i", "j_max"]
 RHOS = (0.5, 0.75, 0.9, 0.95, 0.99)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-from figures import style
-from figures.tables import read_results, swept
+from vitmem.figures import style
+from vitmem.figures.tables import read_results, swept
 
 HEADER = ["id", "option", "value", "metric", "accuracy", "low", "high", "seeds"]
 AXIS = {

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-TEXT = ("experiment", "id", "edit", "option", "status", "track", "point")  # columns of results.csv that are no numbers
+TEXT = (  # columns of results.csv that are no numbers
+    "experiment", "id", "edit", "option", "status", "track", "point", "data", "noise", "model", "options"
+)  # fmt: skip
 ATTACK_TEXT = (
     "experiment",
     "id",

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-
-from figures import style
-from figures.tables import read_csv, seed_folders
+from vitmem.figures import style
+from vitmem.figures.tables import read_csv, seed_folders
 
 HEADER = ["metric", "epoch", "mean", "min", "max", "seeds"]
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitmem.attacks import Attack, AttackData, AttackResult
+from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.scoring import mean_row, score, scoring_sets
 from vitmem.curvature.layers import linear_maps
-from vitmem.models import select_layers, with_weights
+from vitmem.models.build import with_weights
+from vitmem.models.layers import select_layers
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import Examples, keyed_generator
-from datamodules.module import MemorisationData
-from vitmem.attacks import Attack, AttackData, AttackResult
+from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.finetune import fine_tune
 from vitmem.attacks.scoring import ACCURACIES
 from vitmem.curvature.collect import uncompiled
+from vitmem.datamodules.batch import Examples, keyed_generator
+from vitmem.datamodules.module import MemorisationData
 from vitmem.evaluation.metrics import compute
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
-from vitmem.models import with_weights
-from vitmem.training import TrainingDiverged
+from vitmem.models.build import with_weights
+from vitmem.training.errors import TrainingDiverged
 
 LOSSES = ("given_cross_entropy", "true_cross_entropy", "clean_train_cross_entropy", "validation_cross_entropy")
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from datamodules.batch import Batch, InMemoryLoader
 from vitmem.curvature.collect import uncompiled
-from vitmem.models import is_decayed
-from vitmem.training import TrainingDiverged
+from vitmem.datamodules.batch import Batch, InMemoryLoader
+from vitmem.models.build import is_decayed
+from vitmem.training.errors import TrainingDiverged
 
 
 def fine_tune(

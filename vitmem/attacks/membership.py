@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import log_expit
 from torch import nn
 
-from vitmem.attacks import Attack, AttackData, AttackResult
 from vitmem.attacks import scores as s
-from vitmem.attacks.shadows import Pairs, Shadow, ShadowCache, confidences, make_pairs, recipe
+from vitmem.attacks.contract import Attack, AttackData, AttackResult
+from vitmem.attacks.shadows import Pairs, Shadow, ShadowCache, confidences, make_pairs
 from vitmem.evaluation.predict import TRAIN, VALIDATION
-from vitmem.runs import write_atomically
+from vitmem.files import write_atomically
 
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 
@@ -53,7 +52,11 @@ class Membership(Attack):
         start = time.perf_counter()
         pairs, shadows, report = make_pairs(data.data), [], {}
         if self.shadows:
-            cache = ShadowCache(data.data, pairs, recipe(data.folder), data.folder, data.seed)
+            if data.recipe is None:
+                raise ValueError(
+                    "it is not known how this model was trained, so shadows have no recipe; set shadows to 0"
+                )
+            cache = ShadowCache(data.data, pairs, data.recipe, data.folder, data.seed)
             shadows = cache.get(self.shadows)
             report["memorization"] = keep_memorization(pairs, shadows, cache.folder)
         found = self.scores(model, data, pairs, shadows)
@@ -78,6 +81,8 @@ class Membership(Attack):
         asked = (pairs.train.subset(pairs.train.is_noisy), pairs.candidates, pairs.population)
         phi_M, phi_N, phi_Z = (confidences(model, data.data, part)[0] for part in asked)
         phi = np.concatenate([phi_M, phi_N])
+        from scipy.special import log_expit
+
         found = {"loss": log_expit(phi)}
         if shadows:
             p = len(noisy) + len(phi_N)

@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitmem.attacks import Attack, AttackData, AttackResult
+from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.scoring import score, scoring_sets
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import LinearMap, linear_maps
-from vitmem.models import is_linear, select_layers, with_weights
+from vitmem.models.build import with_weights
+from vitmem.models.layers import is_linear, select_layers
 
 Scheme = Literal["symmetric", "asymmetric"]
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import Examples
-from datamodules.module import MemorisationData
-from vitmem.attacks import Attack, AttackData, AttackResult
+from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.finetune import fine_tuned
 from vitmem.attacks.scoring import both_halves, evenly, score
+from vitmem.datamodules.batch import Examples
+from vitmem.datamodules.module import MemorisationData
 from vitmem.editing.auto import predictions
 from vitmem.evaluation.predict import TRAIN, VALIDATION
-from vitmem.training import TrainingDiverged
+from vitmem.training.errors import TrainingDiverged
 
 _ARM = re.compile(r"retain(?:\+(\d+|all))?|noisy|unrelated|drift")
 

@@ -10,8 +10,6 @@ models. Arrays are float64; an undefined value is NaN.
 import math
 
 import numpy as np
-from scipy.special import expit
-from scipy.stats import norm, rankdata
 
 _LEAST_SD = 1e-6  # shadow models that agree exactly would have none
 
@@ -28,6 +26,8 @@ def auc_interval(
 
     Source: DeLong, DeLong & Clarke-Pearson 1988; by ranks: Sun & Xu 2014.
     """
+    from scipy.stats import rankdata
+
     m, n = len(member_M), len(nonmember_N)
     if not m or not n:
         return math.nan, math.nan, math.nan
@@ -111,6 +111,8 @@ def lira(
     out_P, sd_out_P = gaussian(~kept_SP)
     if not online:
         return (phi_P - out_P) / sd_out_P
+    from scipy.stats import norm
+
     in_P, sd_in_P = gaussian(kept_SP)
     return norm.logpdf(phi_P, in_P, sd_in_P) - norm.logpdf(phi_P, out_P, sd_out_P)
 
@@ -140,6 +142,8 @@ def rmia(
 
     Source: Zarifzadeh, Liu & Shokri 2024, section 3 and appendix B.2.2.
     """
+    from scipy.special import expit
+
     out_P = np.where(kept_SP, 0.0, expit(shadow_SP)).sum(0)
     with np.errstate(invalid="ignore"):  # no shadow model without the pair: undefined
         mean_P = ((1 + a) * out_P / (~kept_SP).sum(0) + 1 - a) / 2

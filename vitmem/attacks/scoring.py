@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import InMemoryLoader
-from datamodules.module import MemorisationData
+from vitmem.datamodules.batch import InMemoryLoader
+from vitmem.datamodules.module import MemorisationData
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
 

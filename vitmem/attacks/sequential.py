@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vitmem.attacks import Attack, AttackData, AttackResult
+from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.scoring import score, scoring_sets
-from vitmem.editing import EditDiverged
-from vitmem.models import with_weights
+from vitmem.editing.contract import EditDiverged
+from vitmem.models.build import with_weights
 
 
 @dataclass(frozen=True)

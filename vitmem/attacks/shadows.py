@@ -1,31 +1,27 @@
 """Shadow models: the run's recipe on random halves of a pool of labelled images, and their confidence in every pair.
 
 The pool holds every training pair (image, given label) and, since no training image can be a non-member, about as many
-validation images with wrong labels as there are noisy examples. A shadow model is trained by ``vitmem.training.fit``
-with the run's own options, augmentation and start, on one device, so it differs from the run's model in its examples
-alone: half as many, and a larger share of them wrong. Shadow models 2k and 2k + 1 see complementary halves. What is
-kept of one is a file of confidences.
+validation images with wrong labels as there are noisy examples. A shadow model is trained by the run's own recipe, so
+it differs from the run's model in its examples alone: half as many, and a larger share of them wrong. Shadow models 2k
+and 2k + 1 see complementary halves. What is kept of one is a file of confidences.
 
 Legend: P pairs of the pool (training examples first), Z further pairs that no model sees, Q = P + Z, K classes.
 """
 
 import io
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import Examples, InMemoryLoader, Share, keyed_generator, keyed_seed
-from datamodules.module import MemorisationData
-from datamodules.noise import NOISES, Noise
-from vitmem.config import RunConfig, read_yaml
-from vitmem.runs import digest, write_atomically
-from vitmem.stages import new_model, on_one_device, pretrained_sha256
-from vitmem.training import fit
+from vitmem.attacks.contract import Recipe
+from vitmem.datamodules.batch import Examples, keyed_generator, keyed_seed
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import NOISES, Noise
+from vitmem.files import write_atomically
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,26 +124,13 @@ class Shadow:
             return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
 
 
-def recipe(folder: Path) -> RunConfig:
-    """Return the configuration of the run that a folder belongs to: the ``config.yaml`` in it or above it.
-
-    Raises:
-        ValueError: there is none.
-    """
-    above = (folder.resolve(), *folder.resolve().parents)
-    found = next((path for path in above if (path / "config.yaml").is_file()), None)
-    if found is None:
-        raise ValueError(f"no config.yaml lies above {folder}, so shadow models have no recipe; set shadows to 0")
-    return RunConfig.from_dict(read_yaml(found / "config.yaml"))
-
-
 class ShadowCache:
     """The shadow models of a run: files that all attacks on it share, each made once.
 
     Args:
         data: the data module of the run.
         pairs: from ``make_pairs``.
-        config: of the run.
+        recipe: how the run's model was trained.
         folder: where the files go.
         seed: of the run.
 
@@ -155,16 +138,13 @@ class ShadowCache:
         ValueError: the run ended early; when, was chosen on validation images, which shadow models learn.
     """
 
-    def __init__(self, data: MemorisationData, pairs: Pairs, config: RunConfig, folder: Path, seed: int):
-        if config.train.early_stop:
+    def __init__(self, data: MemorisationData, pairs: Pairs, recipe: Recipe, folder: Path, seed: int):
+        if recipe.tuned:
             raise ValueError(
                 "train.early_stop chose the run's epoch on validation images, which shadows learn; set shadows to 0"
             )
-        self.data, self.pairs, self.config, self.seed = data, pairs, on_one_device(config), seed
-        settings = {name: asdict(getattr(self.config, name)) for name in ("augment", "model", "train", "trainer")}
-        labels = {"labels": data.manifest.header()["sha256"], "repeats": data.repeats, "data": data.data.fingerprint}
-        key = digest({**settings, **labels, "start": pretrained_sha256(config), "seed": seed})
-        self.folder = folder / f"shadows-{key[:16]}"
+        self.data, self.pairs, self.recipe, self.seed = data, pairs, recipe, seed
+        self.folder = folder / f"shadows-{recipe.key[:16]}"
 
     def get(self, count: int) -> list[Shadow]:
         """Return the first ``count`` shadow models, training those that are missing.
@@ -191,40 +171,11 @@ class ShadowCache:
         return kept_P if number % 2 == 0 else ~kept_P
 
     def _train(self, number: int) -> None:
-        data, config, kept_P = self.data, self.config, self.kept(number)
-        seed = keyed_seed(self.seed, 23, number)
-        model = new_model(replace(config, seed=seed), data)
+        data, kept_P = self.data, self.kept(number)
         work = self.path(number).with_suffix(".work")  # checkpoints, until the model is finished
         work.mkdir(parents=True, exist_ok=True)
-        once = replace(config.train, eval_every=config.train.epochs)
-        fit(model, ShadowData(data, self.pairs.chosen(kept_P), seed), once, config.trainer, seed=seed, folder=work)
-        model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        model = self.recipe.train(self.pairs.chosen(kept_P), keyed_seed(self.seed, 23, number), work)
         parts = (self.pairs.train, self.pairs.candidates, self.pairs.population)
         phi_Q, correct_Q = (np.concatenate(a) for a in zip(*(confidences(model, data, p) for p in parts), strict=True))
         Shadow(kept_P.numpy(), phi_Q.astype(np.float32), correct_Q).save(self.path(number))
         shutil.rmtree(work)
-
-
-class ShadowData(L.LightningDataModule):
-    """Serves the examples of one shadow model as the run's data module serves its own.
-
-    Args:
-        data: the data module of the run.
-        examples: what the shadow model sees.
-        seed: key of the shuffling.
-    """
-
-    def __init__(self, data: MemorisationData, examples: Examples, seed: int):
-        super().__init__()
-        self.run, self.data, self.examples, self.seed = data, data.data, examples, seed
-        self.share = Share()
-
-    def train_dataloader(self) -> InMemoryLoader:
-        """Return the training batches, augmented as the run's; noisy examples occur as often as there."""
-        times = torch.where(self.examples.is_noisy, self.run.repeats, 1)
-        examples = self.examples.subset(torch.arange(len(self.examples)).repeat_interleave(times))
-        return self.run.training_loader(examples, self.seed, self.share)
-
-    def val_dataloader(self) -> list[InMemoryLoader]:
-        """Return the shadow model's own examples; validation images may be among them."""
-        return [self.run.loader(self.examples)]

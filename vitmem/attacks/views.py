@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as T
 
-from vitmem.attacks import Attack, AttackData, AttackResult
+from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.scoring import KNOWN, evenly, scored
 from vitmem.evaluation.metrics import accuracy
 from vitmem.evaluation.predict import TRAIN, predict
@@ -65,6 +64,8 @@ class Views(Attack):
 
     def views(self, image_shape: tuple[int, int, int]) -> dict[str, View]:
         """Return the altered copies by name; JPEG only for images of one or three channels."""
+        from torchvision.transforms.v2 import functional as T
+
         channels, height, width = image_shape
         across, down = (max(1, round(self.shift * side)) if self.shift else 0 for side in (width, height))
         directions = [d for d in itertools.product((-1, 0, 1), repeat=2) if any(d)] if self.shift else []
@@ -131,6 +132,8 @@ def _on_pixels(view: View) -> Callable:
 
 def _shifted(dx: int, dy: int) -> View:
     """Return a shift by pixels to the right and down."""
+    from torchvision.transforms.v2 import functional as T
+
     left, right, top, bottom = max(dx, 0), max(-dx, 0), max(dy, 0), max(-dy, 0)
 
     def shift(x_BCHW: Tensor, _: torch.Generator) -> Tensor:
@@ -142,11 +145,15 @@ def _shifted(dx: int, dy: int) -> View:
 
 
 def _cropped(height: int, width: int) -> View:
+    from torchvision.transforms.v2 import functional as T
+
     size = [max(1, height), max(1, width)]
     return lambda x, _: T.resize(T.center_crop(x, size), list(x.shape[-2:]), antialias=True)
 
 
 def _turned(angle: float) -> View:
+    from torchvision.transforms.v2 import functional as T
+
     return lambda x, _: T.rotate(x, angle, interpolation=T.InterpolationMode.BILINEAR)
 
 

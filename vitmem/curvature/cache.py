@@ -21,8 +21,9 @@ from vitmem.curvature.layers import LinearMap, linear_maps
 from vitmem.curvature.moments import LabelRule
 from vitmem.curvature.spectrum import DenseMass, Eigenbasis, KroneckerMass, Mass, decompose_all
 from vitmem.distributed import agreed, is_main
-from vitmem.models import select_layers
-from vitmem.runs import digest
+from vitmem.files import digest
+from vitmem.models.layers import select_layers
+from vitmem.progress import tracked
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,13 @@ class CurvatureCache:
 
             def collect(group: dict[str, LinearMap]) -> dict[str, LayerMoments]:
                 return collect_moments(
-                    model, data(), group, bases, tokens=config.tokens, rule=config.rule, **_how(config)
+                    model,
+                    tracked(data(), "curvature, second pass"),
+                    group,
+                    bases,
+                    tokens=config.tokens,
+                    rule=config.rule,
+                    **_how(config),
                 )
 
             seconds = {**seconds, "moments": 0.0}
@@ -175,9 +182,13 @@ class CurvatureCache:
         if key not in self._bases:
 
             def collect(group: dict[str, LinearMap]) -> dict[str, LayerFactors]:
-                return collect_factors(model, data(), group, tokens=config.tokens, rule=config.rule, **_how(config))
+                return collect_factors(
+                    model, tracked(data(), "curvature"), group, tokens=config.tokens, rule=config.rule, **_how(config)
+                )
 
-            lines = cost.foresee(model, maps, config, len(data()))  # in every process, so that all of them refuse
+            batches = data()
+            shape = getattr(batches, "image_shape", None) or tuple(next(iter(batches)).image.shape[1:])
+            lines = cost.foresee(model, maps, config, len(batches), shape)  # in every process, so that all refuse
             if is_main():
                 self.announce(lines)
             bases, lumped, seconds = {}, 0.0, {"collect": 0.0, "decompose": 0.0}

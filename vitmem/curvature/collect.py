@@ -13,17 +13,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import Batch
 from vitmem.curvature.factors import LayerFactors, LayerMoments
 from vitmem.curvature.layers import LinearMap
-from vitmem.curvature.moments import (
-    LabelRule,
-    SecondMoment,
-    Tokens,
-    add_gradient_moment,
-    select_tokens,
-)
+from vitmem.curvature.moments import LabelRule, SecondMoment, Tokens, add_gradient_moment, select_tokens
 from vitmem.curvature.spectrum import Eigenbasis
+from vitmem.datamodules.batch import Batch
 from vitmem.distributed import all_sum
 
 

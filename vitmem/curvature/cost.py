@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from vitmem.curvature.collect import observed
 from vitmem.curvature.layers import LinearMap
+from vitmem.models.memory import saved_bytes
+from vitmem.progress import duration, size
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ def layer_costs(maps: Mapping[str, LinearMap], moments: str, dtype: str) -> list
     return costs
 
 
-def foresee(model: nn.Module, maps: Mapping[str, LinearMap], config, batches: int) -> list[str]:
+def foresee(
+    model: nn.Module, maps: Mapping[str, LinearMap], config, batches: int, image_shape: tuple[int, int, int]
+) -> list[str]:
     """Return the cost of collecting and decomposing in words, and refuse what does not fit into memory.
 
     Args:
@@ -59,6 +64,7 @@ def foresee(model: nn.Module, maps: Mapping[str, LinearMap], config, batches: in
         maps: the chosen linear maps.
         config: a ``CurvatureConfig``.
         batches: steps of one pass over the data.
+        image_shape: channels, height, width.
 
     Returns:
         A heading, a line for each layer, and the total.
@@ -66,13 +72,66 @@ def foresee(model: nn.Module, maps: Mapping[str, LinearMap], config, batches: in
     Raises:
         ValueError: more memory is needed than is free.
     """
+    need = requirements(model, maps, config, batches, image_shape)
+    lines = [f"curvature of {len(maps)} layers, {config.moments}, labels {config.labels}, tokens {config.tokens}:"]
+    for c in layer_costs(maps, config.moments, config.dtype):
+        lines.append(f"  {c.layer:<24} {c.outputs:>5} x {c.inputs:<5} sums {size(c.sums)}, bases {size(c.kept)}")
+    lines.append(
+        f"  total: memory about {size(need.memory)} (sums {size(need.sums)} at a time, bases {size(need.kept)}, "
+        f"activations {size(need.activations)}), disk {size(need.disk)}, {need.passes} x {batches} batches, about "
+        f"{duration(need.seconds)}"
+    )
+    free = free_memory(next(model.parameters()).device)
+    if free is not None and need.memory > free:
+        raise ValueError(
+            f"the curvature of {len(maps)} layers needs {size(need.sums)} for sums, {size(need.kept)} for bases and "
+            f"{size(max(need.activations, need.solver))} to collect or decompose them, and {size(free)} are free; "
+            "choose fewer layers, lower batch_size, set layers_per_pass, or factor_device: cpu"
+        )
+    return lines
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What collecting and decomposing takes.
+
+    Args:
+        sums: bytes of the sums that are held at a time.
+        kept: bytes of bases, masses and coordinates.
+        solver: bytes of work space of a decomposition.
+        activations: bytes of what a batch keeps for its backward pass.
+        disk: bytes of the stored sums.
+        passes: over the data.
+        seconds: about so many, from a measured rate of products.
+        on_cpu: the sums are kept beside a GPU.
+    """
+
+    sums: int
+    kept: int
+    solver: int
+    activations: int
+    disk: int
+    passes: int
+    seconds: float
+    on_cpu: bool
+
+    @property
+    def memory(self) -> int:
+        """Peak bytes, on the device of the model where nothing is kept elsewhere."""
+        if self.on_cpu:
+            return self.activations
+        return self.sums + self.kept + max(self.activations, self.solver)
+
+
+def requirements(
+    model: nn.Module, maps: Mapping[str, LinearMap], config, batches: int, image_shape: tuple[int, int, int]
+) -> Requirements:
+    """Return what collecting and decomposing takes; arguments as ``foresee``."""
     costs = layer_costs(maps, config.moments, config.dtype)
     device = next(model.parameters()).device
     at_once = config.layers_per_pass or len(costs)
     held = max(sum(c.sums for c in costs[first : first + at_once]) for first in range(0, len(costs), at_once))
     largest = max(max(c.outputs, c.inputs) for c in costs)
-    solver = 8 * (5 * largest**2 + (1 << 22))  # work space of a decomposition, and what is decomposed together
-    kept, disk = sum(c.kept for c in costs), sum(c.disk for c in costs)
     passes = -(-len(costs) // at_once)
     labels = {"sampled": config.draws, "topk": config.top + 1, "given": 1}
     classes = getattr(model, "num_classes", 1000)
@@ -80,21 +139,31 @@ def foresee(model: nn.Module, maps: Mapping[str, LinearMap], config, batches: in
     rate = matmul_rate(device)
     seconds = passes * batches * step_flops(model, maps, config, backward) / rate
     seconds += sum(20 * (c.outputs**3 + c.inputs**3) for c in costs) / (rate / 8)  # eigh, at an eighth of the rate
-    lines = [f"curvature of {len(costs)} layers, {config.moments}, labels {config.labels}, tokens {config.tokens}:"]
-    for c in costs:
-        lines.append(f"  {c.layer:<24} {c.outputs:>5} x {c.inputs:<5} sums {_size(c.sums)}, bases {_size(c.kept)}")
-    lines.append(
-        f"  total: sums {_size(held)} at a time ({passes} x {batches} batches), bases {_size(kept)}, "
-        f"disk {_size(disk)}, about {seconds:.0f} s"
+    return Requirements(
+        sums=held,
+        kept=sum(c.kept for c in costs),
+        solver=8 * (5 * largest**2 + (1 << 22)),  # work space, and what is decomposed together
+        activations=config.batch_size * activation_bytes(model, maps, config, image_shape),
+        disk=sum(c.disk for c in costs),
+        passes=passes,
+        seconds=seconds,
+        on_cpu=config.factor_device == "cpu" and device.type != "cpu",
     )
-    free = free_memory(torch.device("cpu") if config.factor_device == "cpu" else device)
-    if free is not None and held + kept + solver > free:
-        raise ValueError(
-            f"the curvature of {len(costs)} layers needs {_size(held)} for sums, {_size(kept)} for bases and "
-            f"{_size(solver)} to decompose them, and "
-            f"{_size(free)} are free; choose fewer layers, set layers_per_pass, or factor_device: cpu"
-        )
-    return lines
+
+
+def activation_bytes(model: nn.Module, maps: Mapping[str, LinearMap], config, image_shape) -> int:
+    """Return what one image takes in a pass: kept for the backward pass, inputs that wait for their gradients, work."""
+    parameter, rows = next(model.parameters()), {}
+    modules = {name: layer.module for name, layer in maps.items()}
+
+    def note(name: str, x: Tensor) -> None:
+        rows[name] = maps[name].input_rows(x)[0].numel()
+
+    with observed(model, modules, note, lambda name, g: None) as forward, saved_bytes(model) as saved:
+        forward(torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype))
+    widest = max(rows[name] * max(1, layer.outputs / layer.inputs) for name, layer in maps.items())
+    waiting = sum(rows.values()) if config.moments == "ekfac" else 0
+    return saved[0] + int((waiting + 4 * widest) * parameter.element_size())
 
 
 def step_flops(model: nn.Module, maps: Mapping[str, LinearMap], config, backward: int) -> float:
@@ -137,11 +206,3 @@ def free_memory(device: torch.device) -> int | None:
             return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (ValueError, OSError, AttributeError):
             return None
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"

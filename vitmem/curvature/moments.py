@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batch import keyed_seed
+from vitmem.datamodules.batch import keyed_seed
 
 Tokens = Literal["cls", "all", "mean"]
 Labels = Literal["sampled", "exact", "topk", "given"]

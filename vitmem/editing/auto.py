@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from datamodules.batch import Batch
 from vitmem.curvature.collect import uncompiled
-from vitmem.editing import EditData, EditResult
+from vitmem.datamodules.batch import Batch
+from vitmem.editing.contract import EditResult
+from vitmem.editing.data import EditData
 from vitmem.editing.kfac import EKFAC
-from vitmem.models import select_layers
+from vitmem.models.layers import select_layers
 
 
 @dataclass(frozen=True)

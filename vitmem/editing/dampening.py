@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.batch import Batch
 from vitmem.curvature.collect import uncompiled
+from vitmem.datamodules.batch import Batch
 from vitmem.distributed import all_sum
-from vitmem.editing import Edit, EditData, EditResult
+from vitmem.editing.contract import Edit, EditResult
+from vitmem.editing.data import EditData
 from vitmem.editing.parameters import accuracy, chosen_parameters, result, working_copy
 
 

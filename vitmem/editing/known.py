@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from datamodules.batch import Examples, keyed_generator
+from vitmem.datamodules.batch import Examples, keyed_generator
 
 
 def drawn(mask_N: Tensor, share: float, *key: int) -> Tensor:

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.batch import Batch, InMemoryLoader, keyed_generator
 from vitmem.curvature.collect import uncompiled
-from vitmem.editing import Edit, EditData, EditDiverged, EditResult
+from vitmem.datamodules.batch import Batch, InMemoryLoader, keyed_generator
+from vitmem.editing.contract import Edit, EditDiverged, EditResult
+from vitmem.editing.data import EditData
 from vitmem.editing.kfac import relative_change
-from vitmem.models import is_decayed, select_layers
+from vitmem.models.build import is_decayed
+from vitmem.models.layers import select_layers
 
 
 class Step(NamedTuple):

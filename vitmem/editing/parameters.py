@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import Batch, InMemoryLoader
 from vitmem.curvature.collect import observed, uncompiled
 from vitmem.curvature.layers import LinearMap
-from vitmem.editing import EditDiverged, EditResult
+from vitmem.datamodules.batch import Batch, InMemoryLoader
+from vitmem.editing.contract import EditDiverged, EditResult
 from vitmem.editing.kfac import relative_change
-from vitmem.models import select_layers
+from vitmem.models.layers import select_layers
 
 EVERYTHING = "*"
 

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from vitmem.curvature.collect import uncompiled
-from vitmem.editing import EditData, EditResult
+from vitmem.editing.contract import EditResult
+from vitmem.editing.data import EditData
 from vitmem.editing.finetune import FineTune
 from vitmem.editing.kfac import EKFAC
-from vitmem.models import with_weights
+from vitmem.models.build import with_weights
 
 
 @dataclass(frozen=True)

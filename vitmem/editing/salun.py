@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitmem.editing import EditData
+from vitmem.editing.data import EditData
 from vitmem.editing.finetune import RandomLabels
 from vitmem.editing.loop import Objective, parameter_count
 

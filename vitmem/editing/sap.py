@@ -11,12 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import Batch
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import linear_maps
-from vitmem.editing import Edit, EditData, EditResult
+from vitmem.datamodules.batch import Batch
+from vitmem.editing.contract import Edit, EditResult
+from vitmem.editing.data import EditData
 from vitmem.editing.parameters import draw_seed, result, watch_inputs
-from vitmem.models import select_layers
+from vitmem.models.layers import select_layers
 
 
 @dataclass(frozen=True)

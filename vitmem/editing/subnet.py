@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import LinearMap, linear_maps
-from vitmem.editing import EditData, EditResult
+from vitmem.editing.contract import EditResult
+from vitmem.editing.data import EditData
 from vitmem.editing.finetune import weighted_difference
 from vitmem.editing.kfac import relative_change
 from vitmem.editing.loop import Objective, Step, Training, frozen_copy, on_both
-from vitmem.models import select_layers
+from vitmem.models.layers import select_layers
 
 
 class KeepLargest(torch.autograd.Function):

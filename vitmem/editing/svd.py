@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import linear_maps
-from vitmem.editing import Edit, EditData, EditResult
+from vitmem.editing.contract import Edit, EditResult
+from vitmem.editing.data import EditData
 from vitmem.editing.kfac import relative_change
-from vitmem.models import select_layers
+from vitmem.models.layers import select_layers
 
 
 @dataclass(frozen=True)

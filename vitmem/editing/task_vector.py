@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.batch import Batch, Examples, InMemoryLoader
 from vitmem.curvature.collect import uncompiled
-from vitmem.editing import Edit, EditData, EditResult
+from vitmem.datamodules.batch import Batch, Examples, InMemoryLoader
+from vitmem.editing.contract import Edit, EditResult
+from vitmem.editing.data import EditData
 from vitmem.editing.parameters import chosen_parameters, descend, draw_seed, result, working_copy
 
 

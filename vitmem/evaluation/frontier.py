@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 from vitmem.evaluation.tables import usable
 
 
@@ -68,5 +66,7 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     mean, n = statistics.fmean(gaps), len(gaps)
     if n == 1:
         return Difference(mean, math.nan, math.nan, 1)
+    from scipy import stats
+
     half = stats.t.ppf(0.975, n - 1) * statistics.stdev(gaps) / math.sqrt(n)
     return Difference(mean, mean - half, mean + half, n)

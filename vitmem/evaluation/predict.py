@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitmem.runs import write_atomically
+from vitmem.files import write_atomically
 
 TRAIN, VALIDATION = 0, 1
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from vitmem.evaluation.metrics import ACCURACIES, METRICS
 
+CONFIGURATION = ("data", "noise", "noise_rate", "noise_seed", "model", "epochs", "options")
 IDENTITY = ("experiment", "seed", "id", "edit", "option", "value")
 SHOWN = {
     "memorized_accuracy": "memorized",
@@ -25,7 +26,7 @@ def columns() -> list[str]:
     names = list(IDENTITY)
     for metric in METRICS:
         names += [metric, *(f"{metric}_{part}" for part in ("low", "high", "n"))] if metric in ACCURACIES else [metric]
-    return [*names, "kept_fraction", "status", "track", "point", "trials", "kept_validation", *COST]
+    return [*names, "kept_fraction", "status", "track", "point", "trials", "kept_validation", *COST, *CONFIGURATION]
 
 
 def result_row(identity: dict, metrics: dict[str, dict], report: dict | None, **facts: object) -> dict:
@@ -66,9 +67,10 @@ def add_recovered(rows: list[dict]) -> None:
 
 
 def to_csv(rows: Iterable[dict]) -> str:
-    """Return rows as CSV; missing values and NaN are empty cells."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns(), restval="", lineterminator="\n")
+    """Return rows as CSV; missing values and NaN are empty cells. Columns of their own come last."""
+    rows, out = list(rows), io.StringIO()
+    names = list(dict.fromkeys([*columns(), *(name for row in rows for name in row)]))
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: "" if v is None or (isinstance(v, float) and math.isnan(v)) else v for k, v in row.items()})

@@ -1,4 +1,4 @@
-"""From YAML files and dotted overrides to frozen dataclasses, and back.
+"""The configuration of a run: from YAML files and dotted overrides to frozen dataclasses, and back.
 
 A configuration names registered things; the options of the named data set or noise kind then join the parser. Nothing
 in a configuration is imported or run. Precedence: defaults, files in their order, the command line.
@@ -6,58 +6,20 @@ in a configuration is imported or run. Precedence: defaults, files in their orde
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import docstring_parser
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
-
-from datamodules import DataSet, datasets
-from datamodules.augment import Augment
-from datamodules.digits import Digits
-from datamodules.module import TrainOn
-from datamodules.noise import NOISES, Noise, Symmetric
-from datamodules.registry import lookup
-from vitmem.attacks import Attack, attacks
-from vitmem.editing import Edit, edits
-from vitmem.models import ModelConfig
-from vitmem.trainer import TrainerConfig
-from vitmem.training import TrainConfig
-
-
-class Parser(ArgumentParser):
-    """jsonargparse's parser with errors as one-line ValueErrors."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, exit_on_error=False, allow_abbrev=False, **kwargs)
-
-    def read(self, arguments: Sequence[str]) -> Namespace:
-        """Parse a command line; ``--offline`` stands for ``--data.offline true`` where the data set has that option.
-
-        Raises:
-            ValueError: an argument is unknown or of the wrong type.
-        """
-        offline = ["--data.offline=true"] if "--data.offline" in self._option_string_actions else []
-        spelled = [part for given in arguments for part in (offline if given == "--offline" else [given])]
-        return self._quietly(self.parse_args, spelled)
-
-    def read_object(self, options: Mapping) -> Namespace:
-        """Parse a mapping, as read from YAML.
-
-        Raises:
-            ValueError: a key is unknown or a value of the wrong type.
-        """
-        return self._quietly(self.parse_object, dict(options))
-
-    def _quietly(self, parse, what) -> Namespace:
-        try:
-            return parse(what)
-        except argparse.ArgumentError as error:
-            raise ValueError(" ".join(str(error.message).split())) from error
-        except (TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"the options cannot be read: {error}") from error
+from vitmem.datamodules import DataSet, datasets
+from vitmem.datamodules.augment import Augment
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import TrainOn
+from vitmem.datamodules.noise import NOISES, Noise, Symmetric
+from vitmem.models.config import ModelConfig
+from vitmem.options import ActionConfigFile, Namespace, Parser, read_yaml
+from vitmem.registry import lookup
+from vitmem.training.config import TrainConfig, TrainerConfig
 
 
 @dataclass(frozen=True)
@@ -157,7 +119,8 @@ def parser_for(arguments: Sequence[str], prog: str, description: str) -> Parser:
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
     names = [found[key][-1] if found[key] else None for key in ("data.name", "noise.kind")]
-    return run_parser(prog, *_chosen([read_yaml(Path(file)) for file in found["config"]], *names), description)
+    contents = [json.loads(file) if file.startswith("{") else read_yaml(Path(file)) for file in found["config"]]
+    return run_parser(prog, *_chosen(contents, *names), description)
 
 
 def run_config(values: Namespace) -> RunConfig:
@@ -179,74 +142,58 @@ def run_config(values: Namespace) -> RunConfig:
     )
 
 
-def edit_parser(prog: str, name: str) -> Parser:
-    """Return the parser of one edit's options.
+def on_one_device(config: RunConfig) -> RunConfig:
+    """Return a configuration without the devices: a run may go on on others."""
+    elsewhere = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))
+
+
+# What an experiment file holds besides its base model.
+EXPERIMENT = (
+    "name", "seeds", "references", "edits", "attacks", "attacked", "other_rates", "save_weights", "known", "tune",
+    "tuner", "figures",
+)  # fmt: skip
+
+
+def base_model_only(arguments: Sequence[str]) -> tuple[list[str], list[str], str | None]:
+    """Take what belongs to an experiment out of the files that a command line names, and leave the base model.
+
+    Returns:
+        The command line, with such a file replaced by the first of its seeds and the rest of what it says; the keys
+        that were taken out; and the name of the experiment: given, or of the file.
 
     Raises:
-        ValueError: no edit has that name.
+        ValueError: a file cannot be read.
     """
-    return _options_parser(prog, lookup("edit", name, edits()))
+    found, left_out, name, rest = [], [], None, list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        option, given, value = argument.partition("=")
+        if option != "--config" or not (given or rest):
+            found.append(argument)
+            continue
+        file = Path(value if given else rest.pop(0))
+        content = read_yaml(file)
+        taken = [key for key in content if key in EXPERIMENT]
+        if not taken:
+            found += ["--config", str(file)]
+            continue
+        left_out += [key for key in taken if key not in ("name", "seeds")]
+        name = str(content.get("name", file.stem))
+        base = {key: value for key, value in content.items() if key not in EXPERIMENT}
+        if "seeds" in content:
+            base["seed"] = read_seeds(content["seeds"])[0]
+        found += ["--config", json.dumps(base)]
+    return found, left_out, name
 
 
-def _options_parser(prog: str, options: type) -> Parser:
-    parser = Parser(prog=prog, description=summary(options))
-    parser.add_class_arguments(options)
-    described = {
-        option.arg_name: option.description
-        for base in reversed(options.__mro__)
-        for option in docstring_parser.parse(base.__doc__ or "").params
-    }
-    for action in parser._actions:  # an option that a base class describes
-        if not action.help and action.dest in described:
-            action.help = described[action.dest]
-    return parser
-
-
-def read_edit(name: object, options: Mapping) -> Edit:
-    """Return an edit from its registered name and options, as read from YAML.
+def read_seeds(value: str | int | list[int]) -> tuple[int, ...]:
+    """Return the seeds that ``seeds`` names.
 
     Raises:
-        ValueError: the name or an option is unknown, or a value out of range.
+        ValueError: they are no integers.
     """
-    return _read_options("edit", lookup("edit", name, edits()), options)
-
-
-def read_attack(name: object, options: Mapping) -> Attack:
-    """Return an attack from its registered name and options, as read from YAML.
-
-    Raises:
-        ValueError: the name or an option is unknown, or a value out of range.
-    """
-    return _read_options("attack", lookup("attack", name, attacks()), options)
-
-
-def _read_options(prog: str, chosen: type, options: Mapping):
-    values = vars(_options_parser(prog, chosen).read_object(options))
-    for option in dataclasses.fields(chosen):
-        if values[option.name] is None and option.default is not None:
-            raise ValueError(f"{option.name} is null; it needs a value, such as its default {option.default}")
-    return chosen(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def summary(thing: type) -> str:
-    """Return the first line of a docstring."""
-    return (thing.__doc__ or "").strip().splitlines()[0]
-
-
-def read_yaml(path: Path) -> dict:
-    """Return the mapping that a YAML file holds.
-
-    Raises:
-        ValueError: the file is not there, is not YAML, or holds no mapping.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected a mapping of options")
-    return content
+        return tuple(int(part) for part in (value if isinstance(value, list) else str(value).split(",")))
+    except (TypeError, ValueError):
+        raise ValueError(f"seeds is {value!r}; give integers, comma-separated, such as 0,1,2") from None

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import keyed_seed
-from vitmem.models import select_layers
+from vitmem.datamodules.batch import keyed_seed
+from vitmem.models.layers import select_layers
 
 MLP_OUT = "blocks.*.mlp.fc2"
 

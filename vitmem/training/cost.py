@@ -4,8 +4,6 @@ Legend: B images of a batch, C H W their shape.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,11 +13,12 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from datamodules.batch import Batch
-from datamodules.module import MemorisationData
-from vitmem import models
-from vitmem.config import RunConfig
-from vitmem.trainer import TrainerConfig, prepared
+from vitmem.datamodules.batch import Batch
+from vitmem.datamodules.module import MemorisationData
+from vitmem.models import build
+from vitmem.models.memory import saved_bytes
+from vitmem.training.config import TrainConfig, TrainerConfig
+from vitmem.training.devices import check, prepared
 
 PROBE_SECONDS = 3.0
 
@@ -79,28 +78,29 @@ class Plan:
         ]
 
 
-def plan(config: RunConfig, data: MemorisationData) -> Plan:
+def plan(arguments: dict, data: MemorisationData, train: TrainConfig, trainer: TrainerConfig) -> Plan:
     """Measure what a training costs; nothing is written.
 
     Args:
-        config: the training.
-        data: its data module.
+        arguments: with which timm builds the model.
+        data: the data module.
+        train: optimiser and schedule.
+        trainer: how Lightning runs it.
     """
-    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
-    engine = config.trainer.check(config.train.batch_size)
-    processes, train = engine.world_size, config.train
-    batch = train.batch_size // (processes * config.trainer.accumulate)
-    model = models.create(arguments, seed=config.seed)
+    engine = check(trainer, train.batch_size)
+    processes = engine.world_size
+    batch = train.batch_size // (processes * trainer.accumulate)
+    model = build.create(arguments, seed=0)
     parameters = sum(p.numel() for p in model.parameters())
     examples = len(data.fit_examples())
     evaluations = (train.epochs - 1) // train.eval_every + 1
     evaluated = sum(len(loader.examples) for loader in data.val_dataloader())
-    activations, probed, train_seconds, eval_seconds = probe(model, data, config, batch)
+    activations, probed, train_seconds, eval_seconds = probe(model, data, train, trainer, batch)
     return Plan(
         parameters=parameters,
-        forward_flops=forward_flops(models.create(arguments, device="meta"), data.data.image_shape),
+        forward_flops=forward_flops(build.create(arguments, device="meta"), data.data.image_shape),
         batch=batch,
-        state_bytes=state_bytes(parameters, config.trainer, processes, average=train.ema > 0),
+        state_bytes=state_bytes(parameters, trainer, processes, average=train.ema > 0),
         image_bytes=image_bytes(data),
         activation_bytes=activations,
         probed_batch=probed,
@@ -147,42 +147,22 @@ def image_bytes(data: MemorisationData) -> int:
     return sum({image.data_ptr(): image.nbytes for image in images if isinstance(image, Tensor)}.values())
 
 
-@contextmanager
-def saved_bytes(model: nn.Module) -> Iterator[list[int]]:
-    """Count the bytes that autograd saves for the backward pass, each storage once and parameters never.
-
-    Yields:
-        A list whose one number is the count.
-    """
-    count = [0]
-    seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: list[Tensor] = []  # a storage that were freed could come back as another one
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            count[0] += storage.nbytes()
-            kept.append(tensor.detach())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield count
-
-
-def probe(model: nn.Module, data: MemorisationData, config: RunConfig, batch: int) -> tuple[int, int, float, float]:
+def probe(
+    model: nn.Module, data: MemorisationData, train: TrainConfig, trainer: TrainerConfig, batch: int
+) -> tuple[int, int, float, float]:
     """Train and evaluate on a few batches: 1 image, 2, 4, ..., until the real size, or until a step takes too long.
 
     Args:
         model: it is trained a little.
         data: serves the batches.
-        config: of the training.
+        train: optimiser and schedule.
+        trainer: how Lightning runs it.
         batch: images at a time.
 
     Returns:
         Bytes of activations per image, images of the last batch, and the seconds of training and of evaluating it.
     """
-    strategy = config.trainer.check(config.train.batch_size).strategy
+    strategy = check(trainer, train.batch_size).strategy
     plugin, device = strategy.precision_plugin, strategy.root_device
     model = plugin.convert_module(model).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
@@ -203,7 +183,7 @@ def probe(model: nn.Module, data: MemorisationData, config: RunConfig, batch: in
             model(images[:size])
 
     size, largest = 1, min(batch, len(images))
-    with prepared(model, config.trainer):
+    with prepared(model, trainer):
         with saved_bytes(model) as saved, plugin.train_step_context():
             F.cross_entropy(model(images[:1]), labels[:1])
         seconds = _seconds(step, size, device)
@@ -228,9 +208,9 @@ def _seconds(work, size: int, device: torch.device) -> float:
     return min(times)
 
 
-def tell(config: RunConfig, data: MemorisationData) -> list[str]:
-    """Return the plan of a training in words."""
-    engine = config.trainer.check(config.train.batch_size)
+def where(train: TrainConfig, trainer: TrainerConfig) -> str:
+    """Return on what a training would run, in words."""
+    engine = check(trainer, train.batch_size)
     device = engine.strategy.root_device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-    return plan(config, data).lines(f"{engine.world_size} x {kind}")
+    return f"{engine.world_size} x {kind}"

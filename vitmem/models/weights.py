@@ -1,21 +1,27 @@
-"""Weights to start from: a file that timm or vitmem wrote, resized by timm's own code where the image size differs."""
+"""Files of weights, in and out.
 
+Weights to start from are a file that timm or vitmem wrote, resized by timm's own code where the image size differs.
+"""
+
+import json
 import pickle
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import timm
 from safetensors import SafetensorError
-from timm.models.vision_transformer import checkpoint_filter_fn
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
+
+from vitmem.files import to_json, write_atomically
+from vitmem.models import build
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _HEAD = "head."
 _INPUT = "patch_embed.proj.weight"
 
 
-def find(path: str) -> Path:
+def find_pretrained(path: str) -> Path:
     """Return the file of weights that a path names: itself, or the only one in a folder.
 
     Raises:
@@ -35,7 +41,7 @@ def find(path: str) -> Path:
     return found
 
 
-def read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+def read_pretrained(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     """Return the weights of a file that fit a model, and what they leave out.
 
     Position and patch embeddings of another size are resampled, colour filters are summed for grey images, and a head
@@ -48,6 +54,9 @@ def read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     Raises:
         ValueError: the file is damaged, holds objects other than tensors, or belongs to a model of another shape.
     """
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
     try:
         found = timm.models.load_state_dict(str(path), device="cpu", weights_only=True)
         found = {name: value for name, value in checkpoint_filter_fn(found, model).items() if isinstance(value, Tensor)}
@@ -92,3 +101,26 @@ def _some(names: Iterable[str]) -> str:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def save_model(folder: Path, state: dict[str, Tensor], description: dict) -> None:
+    """Write ``model.safetensors`` (plain timm names) and ``model.json`` (how timm builds the model)."""
+    write_atomically(folder / "model.safetensors", save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
+    write_atomically(folder / "model.json", to_json(description))
+
+
+def load_model(folder: Path) -> nn.Module:
+    """Return the model that a folder holds.
+
+    Raises:
+        ValueError: a file is missing, damaged, or does not fit the other.
+    """
+    try:
+        arguments = json.loads((folder / "model.json").read_text())["timm"]
+        state = load_file(folder / "model.safetensors")
+        model = build.create(arguments)
+        model.load_state_dict(state)
+    except (OSError, KeyError, RuntimeError, json.JSONDecodeError, SafetensorError) as error:
+        message = " ".join(str(error).split())
+        raise ValueError(f"{folder / 'model.safetensors'} cannot be loaded: {message[:300]}") from error
+    return model.eval()

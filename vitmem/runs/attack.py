@@ -8,13 +8,17 @@ from pathlib import Path
 
 from torch import nn
 
-from datamodules.batch import keyed_generator
-from vitmem.attacks import Attack, AttackData, AttackResult
-from vitmem.config import read_edit
-from vitmem.editing import EditData, EditDiverged, EditResult
-from vitmem.runs import RunFolder, digest, provenance, read_json, to_json, write_atomically
-from vitmem.trained import BASE, TrainedRun, read_edit_json
-from vitmem.training import TrainingDiverged
+from vitmem.attacks.contract import Attack, AttackData, AttackResult
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.editing.contract import EditDiverged, EditResult
+from vitmem.editing.data import EditData
+from vitmem.files import digest, provenance, read_json, to_json, write_atomically
+from vitmem.runs.evaluate import evaluation_inputs
+from vitmem.runs.folder import RunFolder, read_edit_json
+from vitmem.runs.fresh import recipe_of
+from vitmem.runs.named import read_edit
+from vitmem.runs.trained import BASE, TrainedRun
+from vitmem.training.errors import TrainingDiverged
 
 
 def perform(
@@ -66,6 +70,7 @@ def perform(
         run.config.seed,
         _repeated(run, edit_id),
         run.known_noisy(share) if share < 1 else None,
+        recipe_of(base.config, base.data),
     )
     try:
         result = attack.apply(model, data, keyed_generator(run.config.seed, 6))
@@ -125,7 +130,7 @@ def _file(run: TrainedRun, attack_id: str, edit_id: str) -> Path:
 
 
 def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
-    measured = run.evaluation_inputs(run.weights_digest(edit_id), run.share_known(edit_id))
+    measured = evaluation_inputs(run, run.weights_digest(edit_id), run.share_known(edit_id))
     return digest({"measured": measured, "name": name, "options": options, "seed": run.config.seed})
 
 

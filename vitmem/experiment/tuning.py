@@ -17,14 +17,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.batch import keyed_generator, keyed_seed
-from vitmem.editing import Edit, EditData, attempt
+from vitmem.datamodules.batch import keyed_generator, keyed_seed
+from vitmem.editing.attempt import attempt
+from vitmem.editing.contract import Edit
+from vitmem.editing.data import EditData
 from vitmem.editing.known import drawn, tuning_half
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
-from vitmem.models import with_weights
-from vitmem.runs import digest, write_atomically
-from vitmem.trained import TrainedRun
+from vitmem.files import digest, write_atomically
+from vitmem.models.build import with_weights
+from vitmem.progress import Progress
+from vitmem.runs.trained import TrainedRun
 
 TUNERS = ("random", "tpe")
 DROP = 0.01  # of validation accuracy against the unedited model, that an edit may cost
@@ -235,6 +238,7 @@ def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
         return trials[: tuning.trials]
     bench = Bench(run)
     path.parent.mkdir(exist_ok=True)
+    progress = Progress(f"{run.path}: trials of {tuning.label}", tuning.trials - len(trials))
     while len(trials) < tuning.trials:
         options = propose(tuning, run.config.seed, trials)
         trials.append({"number": len(trials), **bench.trial(tuning.edit, options)})
@@ -242,6 +246,7 @@ def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
         if trials[-1]["status"] != "ok":
             print(f"{tuning.label}: trial {len(trials) - 1} {options}: {trials[-1]['status']}", flush=True)
+        progress.step()
     return trials
 
 

@@ -1,101 +1,27 @@
-"""Training: one Lightning module, its optimiser and schedule, and the memorisation metrics of every epoch.
+"""The Lightning module: loss, optimiser and schedule, and the memorisation metrics of every epoch.
 
 Randomness is keyed, not carried along: the order of an epoch by (seed, epoch), dropout by (seed, step). A resumed run
 therefore sees what the uninterrupted one saw, and evaluating more often changes nothing. Several processes share the
 examples of every step, and several batches may add up to one; losses are weighted so that a step is the same.
 """
 
-import logging
 import math
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from datamodules.batch import Batch, Share, keyed_seed
-from datamodules.module import MemorisationData
-from vitmem.averaging import BestEpoch, WeightAverage
-from vitmem.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO, newest_checkpoint
+from vitmem.datamodules.batch import Batch, Share, keyed_seed
 from vitmem.distributed import all_sum, is_main, share
-from vitmem.keeper import ACCURACIES, Keeper, StateLost
-from vitmem.models import is_decayed
-from vitmem.tied_dropout import TiedDropout
-from vitmem.trainer import TrainerConfig, clean_name, prepared
-
-for part in ("pytorch", "fabric"):
-    logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """AdamW with linear warm-up and cosine decay.
-
-    Args:
-        epochs: passes over the training set, at least 1.
-        batch_size: examples per step, over all devices and accumulated batches together.
-        lr: peak learning rate. It is used as given: whoever changes batch_size by a factor k scales it, by k (Goyal et
-            al. 2017) or, as is usual for Adam, by sqrt(k) (Malladi et al. 2022).
-        weight_decay: decoupled decay of matrices; biases, norms, positions and tokens are not decayed.
-        warmup_epochs: epochs of linear warm-up; a fraction is fine.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
-        clip: largest gradient norm; 0 switches clipping off.
-        ema: decay of an exponential moving average of the weights, which is what is then evaluated, saved and edited;
-            0 is off.
-        eval_every: epochs between evaluations; the last epoch is always evaluated.
-        checkpoint_minutes: minutes between checkpoints, 0 for every step; one is also written at the end, on Ctrl-C,
-            and on SIGTERM or SIGUSR1 (pre-emption). An evaluation that runs is finished first.
-        checkpoint_epochs: epochs between checkpoints, besides those by time; 0 is off.
-        early_stop: end with the weights of the evaluated epoch that is best on the validation examples of even index.
-        tied_fixed: share of each MLP's hidden units that generalise, in (0, 1]; below 1, the others are tied to
-            examples while training (example-tied dropout, Maini et al. 2023, who take 0.2) and dropped at the end.
-        tied_memory: share of the other units that each example switches on, in (0, 1); Maini et al. take 0.1.
-    """
-
-    epochs: int = 100
-    batch_size: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 0.1
-    warmup_epochs: float = 5.0
-    label_smoothing: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.0
-    eval_every: int = 1
-    checkpoint_minutes: float = 1.0
-    checkpoint_epochs: int = 0
-    early_stop: bool = False
-    tied_fixed: float = 1.0
-    tied_memory: float = 0.1
-
-    def __post_init__(self):
-        for option in ("epochs", "batch_size", "eval_every"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"train.{option} is {getattr(self, option)}; it must be at least 1")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"train.lr is {self.lr}; it must be positive and finite")
-        for option in ("weight_decay", "warmup_epochs", "clip", "checkpoint_minutes", "checkpoint_epochs"):
-            if not getattr(self, option) >= 0:
-                raise ValueError(f"train.{option} is {getattr(self, option)}; it must not be negative")
-        for option in ("label_smoothing", "ema"):
-            if not 0 <= getattr(self, option) < 1:
-                raise ValueError(f"train.{option} is {getattr(self, option)}; it must be in [0, 1)")
-        if not 0 < self.tied_fixed <= 1:
-            raise ValueError(f"train.tied_fixed is {self.tied_fixed}; it must be in (0, 1]; 1 switches it off")
-        if not 0 < self.tied_memory < 1:
-            raise ValueError(f"train.tied_memory is {self.tied_memory}; it must be in (0, 1)")
-
-
-class TrainingDiverged(Exception):
-    """The training loss is not finite."""
+from vitmem.models.build import is_decayed
+from vitmem.training.config import TrainConfig
+from vitmem.training.devices import clean_name
+from vitmem.training.errors import TrainingDiverged
+from vitmem.training.keeper import ACCURACIES
+from vitmem.training.tied_dropout import TiedDropout
 
 
 class MemorisationModule(L.LightningModule):
@@ -255,93 +181,3 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-
-def fit(
-    model: nn.Module,
-    data: MemorisationData,
-    train: TrainConfig,
-    trainer: TrainerConfig,
-    *,
-    seed: int,
-    folder: Path,
-    callbacks: Sequence[L.Callback] = (),
-) -> tuple[dict[str, Tensor], int]:
-    """Train a model, going on from the folder's last undamaged checkpoint if there is one.
-
-    Args:
-        model: freshly initialised; holds the trained weights afterwards, unless they are sharded.
-        data: serves training and evaluation batches.
-        train: optimiser and schedule.
-        trainer: how Lightning runs it.
-        seed: key of order and dropout.
-        folder: where metrics.csv and checkpoints/ go.
-        callbacks: further Lightning callbacks.
-
-    Returns:
-        The trained weights under timm's names, and the epoch, counted from 0, that they are from.
-
-    Raises:
-        Interrupted: it was told to end; the state was saved.
-        StateLost: it was told to end, and the state could not be saved.
-        TrainingDiverged: the loss is not finite.
-        ValueError: all checkpoints are damaged.
-    """
-    start, damaged = newest_checkpoint(folder)
-    if damaged and is_main():
-        print(f"{damaged[0]} is damaged; going on from {start}, the one before", flush=True)
-    io = SafeCheckpointIO(last_is_good=not damaged)
-    module = MemorisationModule(model, train, seed)
-    bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
-    average = [WeightAverage(train.ema)] if train.ema else []
-    best = [BestEpoch()] if train.early_stop else []  # before the average, which takes its weights away again
-    keeper = Keeper(
-        folder,
-        io,
-        minutes=train.checkpoint_minutes,
-        epochs=train.checkpoint_epochs,
-        line_seconds=None if bar else 10.0,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
-        engine = trainer.build(
-            max_epochs=train.epochs,
-            gradient_clip_val=train.clip or None,
-            check_val_every_n_epoch=train.eval_every,
-            callbacks=[*bar, *callbacks, *best, *average, keeper],
-            plugins=[io],
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_model_summary=False,
-            enable_progress_bar=bool(bar),
-            default_root_dir=folder,
-        )
-        share_of_data = Share(engine.global_rank, engine.world_size, trainer.accumulate)
-        with keeper.listening(), prepared(model, trainer), sharing(data, share_of_data):
-            engine.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-    _, number = keeper.signals()
-    if number:  # in the last epoch
-        keeper.leave(engine, number)
-    if is_main():
-        keeper.write_metrics(module.history)
-    if best:
-        model.load_state_dict(best[0].weights)
-    module.tied.fold()
-    state = model.state_dict()
-    if isinstance(engine.strategy, FSDPStrategy):  # the last checkpoint holds the shards of all processes
-        if io.error is not None:
-            raise StateLost(f"the trained weights could not be saved ({io.error}); the same command goes on from there")
-        saved = torch.load(folder / LAST_CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
-        state = {name.removeprefix("model."): value for name, value in saved.items()}
-    epoch = best[0].epoch if best else train.epochs - 1
-    return {clean_name(name): value for name, value in state.items()}, epoch
-
-
-@contextmanager
-def sharing(data: MemorisationData, own: Share) -> Iterator[None]:
-    """Let a data module serve one process's share."""
-    data.share = own
-    try:
-        yield
-    finally:
-        data.share = Share()

@@ -1,87 +1,74 @@
 """The training of a run folder; it is skipped when its inputs have not changed."""
 
-import dataclasses
+import contextlib
 import shutil
 import time
 from pathlib import Path
 
 import yaml
-from torch import nn
 
-from datamodules.module import MemorisationData
-from vitmem import models, pretrained
-from vitmem.config import RunConfig
+from vitmem.datamodules.module import MemorisationData
 from vitmem.distributed import is_main, on_main
-from vitmem.keeper import StateLost
-from vitmem.runs import RunFolder, difference, file_digest, now, to_json
-from vitmem.trained import TrainedRun, make_data, save_model
-from vitmem.training import fit
+from vitmem.files import now, to_json
+from vitmem.models.weights import save_model
+from vitmem.runs.config import RunConfig, on_one_device
+from vitmem.runs.folder import RunFolder, difference, held
+from vitmem.runs.start import check_model, make_data, new_model, pretrained_sha256, timm_arguments
+from vitmem.runs.trained import TrainedRun
+from vitmem.training.devices import join
+from vitmem.training.errors import StateLost
+from vitmem.training.fit import fit
 
 _SETTINGS = ("config.yaml", "noise.csv", "noise.json")
 _WEIGHTS = ("model.safetensors", "model.json")
 
 
-def check_model(config: RunConfig, data: MemorisationData) -> nn.Module:
-    """Return the model without storage, so that wrong sizes, weights and patterns are found before any work."""
-    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
-    model = models.create(arguments, device="meta")
-    if config.model.pretrained:
-        pretrained.read(pretrained.find(config.model.pretrained), model)
-    return model
-
-
-def pretrained_sha256(config: RunConfig) -> str | None:
-    """Return the SHA-256 of the weights that training starts from; None where they are random."""
-    return file_digest(pretrained.find(config.model.pretrained)) if config.model.pretrained else None
-
-
-def new_model(config: RunConfig, data: MemorisationData) -> nn.Module:
-    """Return the model at step 0, and say what a file of pretrained weights left out."""
-    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
-    model = models.create(arguments, seed=config.seed)
-    if config.model.pretrained:
-        weights, notes = pretrained.read(pretrained.find(config.model.pretrained), model)
-        model.load_state_dict(weights, strict=False)
-        print(f"weights from {config.model.pretrained}: {len(weights)} tensors; {'; '.join(notes) or 'all of them'}")
-    return model
-
-
-def train(config: RunConfig, path: Path, *, force: bool = False) -> "TrainedRun":
+def train(config: RunConfig, path: Path, *, force: bool = False, wait: bool = False) -> TrainedRun:
     """Train a model into a run folder; go on where an interrupted run stopped; do nothing if it is finished.
 
     Args:
         config: everything that determines the model.
         path: the run folder.
         force: replace a run that is there.
+        wait: wait while another command works in the folder.
 
     Raises:
-        ValueError: the folder holds something else, or a run with other settings.
+        ValueError: the folder holds something else, or a run with other settings, or another command works in it.
         Interrupted: the training was told to end.
         StateLost: the results cannot be written.
     """
     data = make_data(config)
     check_model(config, data)
-    config.trainer.join(config.train.batch_size)
-    if on_main(lambda: prepare(config, path, data, force)):
-        return TrainedRun(path, data)
-    arguments = config.model.timm_arguments(data.data.image_shape, data.data.num_classes)
+    join(config.trainer, config.train.batch_size)
+    with contextlib.ExitStack() as stack:
+
+        def begin_alone() -> bool:
+            stack.enter_context(held(path, wait=wait))
+            return prepare(config, path, data, force)
+
+        if not on_main(begin_alone):
+            _train(config, path, data)
+    return TrainedRun(path, data)
+
+
+def _train(config: RunConfig, path: Path, data: MemorisationData) -> None:
     model = new_model(config, data)
     start = time.perf_counter()
     state, epoch = fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
-    if is_main():
-        mean, std = data.data.mean_std
-        description = {"timm": arguments, "mean": mean, "std": std, "classes": data.data.class_names}
-        seconds = round(time.perf_counter() - start, 3)
-        try:
-            save_model(path, state, description)
-            facts = {"finished": now(), "train_seconds": seconds, "epoch": epoch}
-            RunFolder(path).seal([*_WEIGHTS, "metrics.csv"], **facts)
-        except OSError as error:
-            raise StateLost(
-                f"the trained model cannot be written to {path} ({error.strerror}); make room or make the folder "
-                "writable: the same command goes on from the last checkpoint, if there is one"
-            ) from error
-    return TrainedRun(path, data)
+    if not is_main():
+        return
+    mean, std = data.data.mean_std
+    description = {"timm": timm_arguments(config, data), "mean": mean, "std": std, "classes": data.data.class_names}
+    seconds = round(time.perf_counter() - start, 3)
+    try:
+        save_model(path, state, description)
+        facts = {"finished": now(), "train_seconds": seconds, "epoch": epoch}
+        RunFolder(path).seal([*_WEIGHTS, "metrics.csv"], **facts)
+    except OSError as error:
+        raise StateLost(
+            f"the trained model cannot be written to {path} ({error.strerror}); make room or make the folder "
+            "writable: the same command goes on from the last checkpoint, if there is one"
+        ) from error
 
 
 def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) -> bool:
@@ -125,12 +112,6 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
           f"{header['num_examples']} labels are wrong, realised rate {header['realised_rate']:.4f} "
           f"({header['kind']}, nominal {header['rate']:g})", flush=True)  # fmt: skip
     return False
-
-
-def on_one_device(config: RunConfig) -> RunConfig:
-    """Return a configuration without the devices: a run may go on on others."""
-    elsewhere = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))
 
 
 def begin(folder: RunFolder, config_text: str, data: MemorisationData, **facts: object) -> None:

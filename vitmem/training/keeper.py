@@ -15,29 +15,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from vitmem.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO
 from vitmem.distributed import agreed, all_sum, is_main
-from vitmem.runs import write_atomically
+from vitmem.files import write_atomically
+from vitmem.training.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO
+from vitmem.training.errors import Interrupted, StateLost
 
 ACCURACIES = ("memorized_accuracy", "ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM))  # the last warns a Slurm job
-
-
-class Interrupted(Exception):
-    """Ctrl-C was pressed or the process was told to end; the state was saved.
-
-    Args:
-        message: what happened, and how to go on.
-        code: exit code: 130 for Ctrl-C, 143 for SIGTERM or SIGUSR1.
-    """
-
-    def __init__(self, message: str, code: int):
-        super().__init__(message)
-        self.code = code
-
-
-class StateLost(Exception):
-    """The state could not be saved when it was needed."""
 
 
 class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the module's own hooks

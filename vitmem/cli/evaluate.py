@@ -1,0 +1,94 @@
+"""``vitmem eval``: trained models and their edits, measured and attacked."""
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitmem.cli.shared import KNOWN, RATES, add_again, items, names
+from vitmem.options import ActionConfigFile, Parser
+
+EXAMPLES = """examples:
+  vitmem eval runs/digits/seed0                                   one run and its edits
+  vitmem eval runs/digits --edits 'kfac*' --attacks quantize      all seeds of an experiment, some edits, one attack
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Evaluate trained models and their edits."""
+    parser = Parser(prog="vitmem eval", description="Measure trained models and their edits.", epilog=EXAMPLES)
+    parser.add_argument(
+        "runs",
+        type=str,
+        nargs="+",
+        help="run folders such as runs/digits/seed0, or experiment folders: all their runs",
+    )
+    parser.add_argument(
+        "--edits",
+        type=list | str | None,
+        default=None,
+        help="ids or patterns such as 'kfac*', comma-separated; default: all",
+    )
+    parser.add_argument(
+        "--attacks",
+        type=list | str | None,
+        default=None,
+        help="names, comma-separated, or a YAML list such as '[quantize, {name: relearn, steps: 500}]'; `vitmem list`",
+    )
+    parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; what an edit knew counts for its own row")
+    parser.add_argument("--other_rates", type=list | str | None, default=None, help=RATES)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    add_again(parser)
+    values = parser.read(arguments)
+
+    from vitmem.editing.known import check_share
+    from vitmem.evaluation.tables import terminal_table
+    from vitmem.experiment import attacking, results
+    from vitmem.experiment.plan import plan_attacks
+    from vitmem.runs.folder import held
+    from vitmem.runs.trained import TrainedRun
+
+    check_share(values.known)
+    attacks = plan_attacks(items("attacks", values.attacks))
+    others = attacking.read_results([Path(path) for path in names("other_rates", values.other_rates)])
+    patterns = None if values.edits is None else names("edits", values.edits)
+    paths, experiments = results.runs_in(values.runs)
+    rows, attacked = [], []
+    for path in paths:
+        run = TrainedRun.open(path, known=values.known)
+        with held(path, wait=values.wait):
+            ids = chosen_ids(run.edited(), patterns, path)
+            rows += results.evaluate_folder(run, ids, force=values.force)
+            results.write_run_table(run)
+            if attacks:
+                found = attacking.attack_folder(run, attacks, ids, force=values.force)
+                attacking.write_attacks(
+                    path / "evals", found, [r for r in rows if r["seed"] == run.config.seed], others
+                )
+                attacked += found
+    rows = results.with_configurations(rows)
+    for folder in experiments:
+        results.write_experiment_table(folder, known=values.known)
+    print(terminal_table(rows))
+    if attacks:
+        where = experiments or [path / "evals" for path in paths]
+        for folder in experiments:
+            attacking.write_attacks(folder, attacking.gather_attacks(folder, rows, values.known), rows, others)
+        print("\n" + attacking.scorecard_text(attacked, rows, others))
+        print(f"\nattacks: {', '.join(str(folder / 'attacks.csv') for folder in where)}")
+
+
+def chosen_ids(there: Sequence[str], patterns: Sequence[str] | None, path: Path) -> list[str] | None:
+    """Return the ids that patterns choose, in the patterns' order; None for all.
+
+    Raises:
+        ValueError: a pattern matches no edit of the run.
+    """
+    if patterns is None:
+        return None
+    chosen: dict[str, None] = {}
+    for pattern in patterns:
+        found = ["base"] if pattern == "base" else fnmatch.filter(there, pattern)
+        if not found:
+            raise ValueError(f"{path} holds no edit {pattern!r}; edits of this run: {', '.join(there) or 'none'}")
+        chosen |= dict.fromkeys(found)
+    return list(chosen)

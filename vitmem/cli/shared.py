@@ -1,0 +1,41 @@
+"""Options that several verbs have."""
+
+from collections.abc import Sequence
+
+RATES = "results.csv of the same models and edits at other noise rates, for the scorecards; comma-separated"
+KNOWN = "share of the wrong labels that edits with a forget set know, in (0, 1]"
+
+
+def add_output(parser, name: str | None) -> None:
+    """Add where results go, and what becomes of those that are there."""
+    parser.add_argument("--out", type=str, default="runs", help="folder of all experiments")
+    if name is not None:
+        parser.add_argument("--name", type=str, default=name, help="folder name of this experiment")
+    add_again(parser)
+
+
+def add_again(parser) -> None:
+    """Add what to do with results that are there, and with another command that works on them."""
+    parser.add_argument("--force", action="store_true", help="do again, and replace, what is there")
+    parser.add_argument("--wait", action="store_true", help="wait while another command works in the same run folder")
+
+
+def wants_help(arguments: Sequence[str]) -> bool:
+    """Tell whether help is asked for."""
+    return any(argument in ("-h", "--help") for argument in arguments)
+
+
+def items(option: str, value: list | str | None) -> list:
+    """Return a list from what an option may be: a list, names separated by commas, or nothing."""
+    found = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value or []
+    if wrong := [item for item in found if not isinstance(item, (str, dict))]:
+        raise ValueError(f"{option}: {wrong[0]!r} is neither a name nor a mapping with a name and options")
+    return found
+
+
+def names(option: str, value: list | str | None) -> list[str]:
+    """Return a list of names, as ``items``; mappings are refused."""
+    found = items(option, value)
+    if wrong := [item for item in found if not isinstance(item, str)]:
+        raise ValueError(f"{option}: {wrong[0]!r} is no name; give names, comma-separated, or a YAML list of them")
+    return found

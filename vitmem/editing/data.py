@@ -1,0 +1,177 @@
+"""What an edit may see of the training data, and how much of it it was served."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vitmem.curvature.cache import Curvature, CurvatureCache, CurvatureConfig
+from vitmem.datamodules.batch import Batch, Examples, InMemoryLoader, keyed_generator
+from vitmem.datamodules.module import MemorisationData
+from vitmem.distributed import share
+from vitmem.editing.known import tuning_half
+from vitmem.files import digest
+
+
+class EditData:
+    """The training data, as far as an edit declares that it sees them, and a count of what was served.
+
+    Of the wrongly labelled examples some are known (``forget``). The others are in neither set: ``retain`` holds the
+    examples that were verified to be right, which is all clean ones. An edit that declares ``retain`` together with
+    ``unlabeled`` or ``given`` could tell the unknown ones by elimination; none may. Edits see only the half of the
+    validation set that ``tuning_half`` returns.
+
+    Args:
+        data: the data module of the run.
+        sees: what the edit declares.
+        cache: where curvature is kept between edits.
+        known: N, bool, the wrongly labelled training examples that are known; all by default.
+
+    Attributes:
+        served: examples handed out so far, each as often as it was; cached curvature counts as if it were collected.
+        reused: curvature came from the cache.
+    """
+
+    def __init__(
+        self,
+        data: MemorisationData,
+        sees: frozenset[str],
+        cache: CurvatureCache | None = None,
+        known: Tensor | None = None,
+    ):
+        self._data, self._sees, self._cache = data, sees, cache or CurvatureCache()
+        self._known = data.train_examples.is_noisy if known is None else known
+        self.served, self.reused = 0, False
+
+    @property
+    def passes(self) -> float:
+        """Examples served, in training sets."""
+        return self.served / len(self._known)
+
+    def _allow(self, *kinds: str) -> None:
+        if not self._sees.intersection(kinds):
+            raise PermissionError(
+                f"this edit declares that it sees {sorted(self._sees) or 'no data'}, but it asked for {kinds[0]!r}; "
+                "declare it in `sees`, so that comparisons stay fair"
+            )
+
+    def unlabeled(self, examples: int, batch_size: int, seed: int = 0) -> "MaskedLoader":
+        """Return training images, drawn at random, in batches whose label fields are -1 and False.
+
+        Args:
+            examples: how many; all if there are fewer.
+            batch_size: images in a batch.
+            seed: of the draw.
+        """
+        self._allow("unlabeled", "given", "retain", "forget")
+        return self._sample(self._data.train_examples, examples, batch_size, seed)
+
+    def given(self, examples: int, batch_size: int, seed: int = 0) -> "MaskedLoader":
+        """Return training images with their given labels; which are wrong stays hidden. Arguments as ``unlabeled``."""
+        self._allow("given")
+        return self._sample(self._data.train_examples, examples, batch_size, seed, with_labels=True)
+
+    def retain(self, batch_size: int, **options) -> InMemoryLoader:
+        """Return the training examples whose labels were verified to be right: all clean ones."""
+        self._allow("retain")
+        examples = self._data.train_examples
+        return self.serve(examples.subset(~examples.is_noisy), batch_size, **options)
+
+    def forget(self, batch_size: int, **options) -> InMemoryLoader:
+        """Return the training examples whose labels are known to be wrong."""
+        self._allow("forget")
+        return self.serve(self._data.train_examples.subset(self._known), batch_size, **options)
+
+    def validation(self, batch_size: int) -> InMemoryLoader:
+        """Return the validation examples of even index; the others are kept for reporting."""
+        self._allow("validation")
+        return self.serve(tuning_half(self._data.validation_examples), batch_size)
+
+    def curvature(self, model: nn.Module, config: CurvatureConfig) -> Curvature:
+        """Return the curvature of a model on the images that the options choose, from the cache if it is there."""
+        manifest = self._data.manifest
+        known = self._known.nonzero()[:, 0].tolist() if config.noisy == "only" else []
+        fingerprint = digest([manifest.data_fingerprint, manifest.header()["sha256"], *known])
+        before, images = self.served, min(config.examples, len(self._chosen(config)))
+        found = self._cache.get(model, config, lambda: self.images(config), fingerprint)
+        self.reused |= self.served == before
+        passes = 2 if config.moments == "ekfac" else 1
+        groups = math.ceil(len(found.layers) / config.layers_per_pass) if config.layers_per_pass else 1
+        self.served = before + images * passes * groups  # the same whether or not the cache had it
+        return found
+
+    def images(self, config: CurvatureConfig, shared: bool = True) -> "MaskedLoader":
+        """Return the images that curvature options choose, this process's share of them or all."""
+        with_labels = config.labels == "given"
+        return self._sample(self._chosen(config), config.examples, config.batch_size, config.seed, with_labels, shared)
+
+    def _chosen(self, config: CurvatureConfig) -> Examples:
+        if config.labels == "given":
+            self._allow("given")
+        if config.split == "validation":
+            self._allow("validation")
+            chosen = tuning_half(self._data.validation_examples)
+        else:
+            chosen = self._data.train_examples
+            if config.noisy == "included":
+                self._allow("unlabeled", "given", "retain", "forget")
+            else:
+                excluded = config.noisy == "excluded"
+                self._allow("retain" if excluded else "forget")
+                chosen = chosen.subset(~chosen.is_noisy if excluded else self._known)
+        if len(chosen) == 0:
+            raise ValueError(f"there are no images to collect from: noisy is {config.noisy!r}, and no label fits that")
+        return chosen
+
+    def _sample(
+        self,
+        chosen: Examples,
+        examples: int,
+        batch_size: int,
+        seed: int,
+        with_labels: bool = False,
+        shared: bool = True,
+    ) -> "MaskedLoader":
+        if examples < len(chosen):
+            drawn = torch.randperm(len(chosen), generator=keyed_generator(seed, 4))[:examples].sort().values
+            chosen = chosen.subset(drawn)
+        rank, processes = share() if shared else (0, 1)
+        return MaskedLoader(self.serve(chosen.subset(slice(rank, None, processes)), batch_size), with_labels)
+
+    def serve(self, examples: Examples, batch_size: int, **options) -> InMemoryLoader:
+        """Return a loader whose batches are counted, over examples that an edit was given, or made from these."""
+        loader = self._data.loader(examples, batch_size, **options)
+        serve = loader.batch
+
+        def counted(position: Tensor, number: int = 0) -> Batch:
+            self.served += len(position)
+            return serve(position, number)
+
+        loader.batch = counted
+        return loader
+
+
+class MaskedLoader:
+    """Batches of a loader with true labels hidden, and given labels too unless they are wanted.
+
+    Args:
+        loader: what to mask.
+        with_labels: keep the given labels.
+    """
+
+    def __init__(self, loader: InMemoryLoader, with_labels: bool = False):
+        self._loader, self._with_labels = loader, with_labels
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """C, H, W, told without serving an image."""
+        return tuple(self._loader.examples.image.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self):
+        for batch in self._loader:
+            hidden = torch.full_like(batch.index, -1)
+            given = batch.given_label if self._with_labels else hidden
+            yield Batch(batch.image, given, hidden, torch.zeros_like(batch.is_noisy), batch.index)

@@ -1,0 +1,1 @@
+"""Experiment files: the grid, tuning, tables and figures."""

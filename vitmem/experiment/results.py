@@ -1,0 +1,212 @@
+"""Result rows: measured where they are missing, or gathered from the run folders that are there."""
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from vitmem.editing import edits
+from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv
+from vitmem.experiment.plan import REFERENCES
+from vitmem.experiment.tuning import within_drop
+from vitmem.files import read_json, write_atomically
+from vitmem.runs.evaluate import evaluate, stored
+from vitmem.runs.folder import RunFolder, held, read_edit_json
+from vitmem.runs.trained import BASE, TrainedRun
+
+_SEED = re.compile(r"seed(\d+)")
+
+
+def evaluate_folder(run: TrainedRun, ids: Sequence[str] | None = None, *, force: bool = False) -> list[dict]:
+    """Return the rows of a run folder: base, the reference models beside it, and its edits; measure what is missing.
+
+    Args:
+        run: the base model's run.
+        ids: which edits; all that are there by default.
+        force: evaluate again.
+
+    Raises:
+        ValueError: the folder has no edit of that id.
+    """
+    chosen = run.edited() if ids is None else [i for i in ids if i != BASE]
+    for edit_id in (BASE, *chosen):
+        evaluate(run, edit_id, force=force)
+    for reference in references_beside(run).values():
+        evaluate(reference, force=force)
+    return with_configurations(run_rows(run, chosen))
+
+
+def references_beside(run: TrainedRun) -> dict[str, TrainedRun]:
+    """Return the reference models in the folders beside a base model's."""
+    path = run.path.resolve()
+    beside = {kind: path.with_name(f"{path.name}-{kind}") for kind in REFERENCES}
+    return {k: TrainedRun.open(p, known=run.known) for k, p in beside.items() if (p / "model.safetensors").exists()}
+
+
+def seed_folders(folder: Path) -> list[Path]:
+    """Return the finished base runs of an experiment folder, by seed."""
+    found = {int(match[1]): path for path in folder.glob("seed*") if (match := _SEED.fullmatch(path.name))}
+    return [path for _, path in sorted(found.items()) if RunFolder(path).is_trained]
+
+
+def gather(folder: Path, order: Sequence[str] = (), known: float = 0.5) -> list[dict]:
+    """Return the rows of an experiment from the run folders that are there, whatever command made and measured them.
+
+    What cannot be read, or was not measured, is left out; what cannot be read is told.
+
+    Args:
+        folder: the experiment's folder.
+        order: ids that come first, in this order; others follow by name.
+        known: share of the wrong labels that are known, for measurements that do not say it themselves.
+    """
+    rows = []
+    for path in seed_folders(folder):
+        try:
+            run = open_measured(path, known)
+            ids = sorted(run.edited(), key=lambda i: (order.index(i) if i in order else len(order), i))
+            rows += run_rows(run, ids)
+        except ValueError as error:
+            print(f"vitmem: left out of the table: {error}", file=sys.stderr, flush=True)
+    return with_configurations(rows)
+
+
+def open_measured(path: Path, known: float) -> TrainedRun:
+    """Open a run, with the share of known wrong labels that its base model was measured with."""
+    measured = read_json(path / "evals" / BASE / "metrics.json", ("metrics",))
+    return TrainedRun.open(path, known=(measured or {}).get("known", known))
+
+
+def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:
+    """Return the rows of a run, of the references beside it and of edits, as far as they are measured."""
+    identity = {"experiment": run.path.resolve().parent.name, "seed": run.config.seed}
+    rows = []
+    for name, model in {BASE: run, **references_beside(run)}.items():
+        if found := stored(model):
+            plain = {**identity, "id": name, "edit": "", "option": "", "value": ""}
+            rows.append(result_row(plain, found["metrics"], None) | _settings(model))
+    for edit_id in ids:
+        if found := stored(run, edit_id):
+            content = read_edit_json(run.path / "edits" / edit_id)
+            rows.append(edit_row(identity, content, found) | _settings(run) | {"options": changed_options(content)})
+    add_recovered(rows)
+    return rows
+
+
+def _settings(run: TrainedRun) -> dict:
+    """Return what a row says of its model's training; everything else under ``config``, for ``with_configurations``."""
+    config, manifest = run.config.to_dict(), run.manifest
+    timm = json.loads((run.path / "model.json").read_text())["timm"]
+    sizes = {"embed_dim": "width", "depth": "depth", "num_heads": "heads", "patch_size": "patch"}
+    sizes = " ".join(f"{ours} {timm[theirs]}" for theirs, ours in sizes.items() if theirs in timm)
+    return {
+        "data": config["data"]["name"],
+        "noise": manifest.kind,
+        "noise_rate": manifest.rate,
+        "noise_seed": manifest.seed,
+        "model": f"{timm['model_name']} {sizes}".strip(),
+        "epochs": config["train"]["epochs"],
+        "config": _flat({key: value for key, value in config.items() if key not in ("seed", "train_on", "trainer")}),
+    }
+
+
+def _flat(config: Mapping, prefix: str = "") -> dict:
+    found = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+_SAID = ("data.name", "noise.kind", "noise.rate", "noise.seed", "train.epochs")  # by columns that are always there
+
+
+def with_configurations(rows: list[dict]) -> list[dict]:
+    """Return rows with a column for each option of data, noise, model and training in which they differ."""
+    told = [row.pop("config", None) or {} for row in rows]
+    options = dict.fromkeys(option for config in told for option in config if option not in _SAID)
+    differ = [o for o in options if len({str(config.get(o)) for config in told}) > 1]
+    return [row | {option: config.get(option) for option in differ} for row, config in zip(rows, told, strict=True)]
+
+
+def changed_options(content: Mapping) -> str:
+    """Return the options of an edit that are not its defaults, as ``draws=8 rho=0.9``; all of an unknown edit."""
+    cls = edits().get(content["name"])
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)} if cls else {}
+    return " ".join(f"{k}={_short(v)}" for k, v in sorted(content["options"].items()) if v != defaults.get(k, ...))
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", ",")
+
+
+def edit_row(identity: Mapping, content: Mapping, measured: Mapping) -> dict:
+    """Return the result row of an edit.
+
+    Args:
+        identity: experiment and seed.
+        content: what ``edit.json`` holds.
+        measured: what ``metrics.json`` holds.
+    """
+    option = content["main_option"]
+    named = {"id": content["id"], "edit": content["name"], "option": option or ""}
+    identity = {**identity, **named, "value": content["options"][option] if option else ""}
+    facts: dict = {"status": content.get("status", OK), "track": content.get("track", "")}
+    if measured["at_chance"]:
+        facts["status"] = "at chance"
+    tuned = content.get("tuned")
+    if tuned:
+        by_trials = " (tuned)" if tuned["trials"] > 1 else ""
+        facts |= {"track": facts["track"] + by_trials, "point": tuned["point"], "trials": tuned["trials"]}
+        facts["kept_validation"] = within_drop(tuned["chosen"])
+    if cost := content.get("cost"):
+        facts |= {"passes": round(cost["passes"], 4), "extra_parameters": cost["extra_parameters"]}
+        # Unknown with curvature from the cache, and too low where earlier trials had grown the process.
+        memory = largest(found.get("extra_memory_bytes") for found in (cost, tuned or {}))
+        facts["extra_memory_mib"] = None if memory is None else round(memory / 2**20, 2)
+    return result_row(identity, measured["metrics"], content["report"], **facts)
+
+
+def largest(numbers: Iterable[int | None]) -> int | None:
+    """Return the largest number that is known; None if none is."""
+    return max((number for number in numbers if number is not None), default=None)
+
+
+def runs_in(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
+    """Return the run folders that paths name, each once, and those of the paths that are experiment folders.
+
+    Raises:
+        ValueError: a path is neither a run folder nor a folder of finished ones.
+    """
+    runs: dict[Path, None] = {}
+    experiments = []
+    for path in map(Path, paths):
+        inside = [] if RunFolder(path).is_run else seed_folders(path)
+        if inside:
+            experiments.append(path)
+        elif path.is_dir() and not RunFolder(path).is_run and any(path.glob("seed*")):
+            raise ValueError(f"{path} holds no finished run; run the command that started its training again")
+        runs |= dict.fromkeys(inside or [path])
+    return list(runs), experiments
+
+
+def write_run_table(run: TrainedRun) -> None:
+    """Write ``evals/results.csv``: all rows of a run that are measured, whichever were asked for."""
+    rows = with_configurations(run_rows(run, run.edited()))
+    write_atomically(run.path / "evals" / "results.csv", to_csv(rows))
+
+
+def write_experiment_table(folder: Path, order: Sequence[str] = (), known: float = 0.5) -> list[dict]:
+    """Write an experiment's ``results.csv`` from the run folders that are there, and return its rows.
+
+    Two commands that end at the same time, on other seeds, take turns: the later one finds all rows.
+
+    Args:
+        folder: the experiment's folder.
+        order: as for ``gather``.
+        known: as for ``gather``.
+    """
+    with held(folder / "results", wait=True):
+        rows = gather(folder, order, known)
+        write_atomically(folder / "results.csv", to_csv(rows))
+    return rows

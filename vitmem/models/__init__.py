@@ -1,0 +1,1 @@
+"""Vision transformers through timm: their options, their layers, their weights."""

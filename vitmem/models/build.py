@@ -1,0 +1,66 @@
+"""Vision transformers, built by timm."""
+
+import copy
+import re
+
+import torch
+from torch import Tensor, nn
+
+from vitmem.models.config import SIZES
+
+
+def create(arguments: dict, seed: int | None = None, device: str = "cpu") -> nn.Module:
+    """Build a model from recorded timm arguments.
+
+    Args:
+        arguments: what ``ModelConfig.timm_arguments`` returned.
+        seed: seed of the initial weights; None leaves the global generator alone.
+        device: "meta" builds the shapes only.
+
+    Raises:
+        ValueError: timm has no such model, or refuses the sizes.
+    """
+    import timm
+
+    name = arguments["model_name"]
+    if not name.startswith("vit_") or not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_patch')[0].removeprefix('vit_')}*", module="vision_transformer")[:5]
+        known = ", ".join(close or SIZES)
+        raise ValueError(f"unknown model {name!r}; model.name is a vit_* name of timm, for example {known}")
+    _check_patch(arguments)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            return timm.create_model(**arguments)
+        except (TypeError, AssertionError, RuntimeError) as error:
+            options = {key: value for key, value in arguments.items() if key != "model_name"}
+            hint = "; try model.pool: avg" if arguments["global_pool"] == "token" else ""
+            raise ValueError(
+                f"timm cannot build {name} with {options}: {error or type(error).__name__}{hint}"
+            ) from error
+
+
+def _check_patch(arguments: dict) -> None:
+    found = re.search(r"patch(\d+)", arguments["model_name"])
+    patch = arguments.get("patch_size") or (int(found.group(1)) if found else None)
+    for pixels in arguments["img_size"]:
+        if patch and pixels % patch:
+            height, width = arguments["img_size"]
+            fits = [p for p in range(1, pixels + 1) if height % p == 0 and width % p == 0]
+            raise ValueError(
+                f"model.patch {patch} does not divide the image of {height} x {width} pixels; "
+                f"patch sizes that do: {', '.join(map(str, fits))}"
+            )
+
+
+def with_weights(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Return a twin of a model that holds other weights; tensors are shared, not copied."""
+    twin = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
+    twin.load_state_dict(state, assign=True)
+    return twin
+
+
+def is_decayed(name: str, parameter: Tensor) -> bool:
+    """Tell whether weight decay applies: to matrices, not to biases, norms, positions or class and register tokens."""
+    return parameter.ndim >= 2 and not name.endswith(("pos_embed", "cls_token", "reg_token", "dist_token"))

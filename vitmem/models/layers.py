@@ -1,0 +1,64 @@
+"""The choice of a model's linear layers by name.
+
+Layer names are timm's module names, for example ``blocks.0.attn.qkv``, ``blocks.0.mlp.fc1``, ``head``.
+"""
+
+import fnmatch
+import itertools
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+
+def select_layers(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, nn.Module]:
+    """Return the linear layers whose names match, in the model's order.
+
+    Linear layers are ``nn.Linear`` modules, and the convolution that embeds patches (its stride is its kernel).
+
+    Args:
+        model: a vision transformer.
+        patterns: one glob pattern or several (a string may hold several, separated by spaces) over module names:
+            ``*``, ``?``, ``[0-3]``, and braces as in ``blocks.{0,11}.mlp.*``.
+
+    Raises:
+        ValueError: a pattern matches no linear layer.
+    """
+    names = [name for name, module in model.named_modules() if is_linear(module)]
+    chosen: set[str] = set()
+    for pattern in patterns.split() if isinstance(patterns, str) else patterns:
+        found = {n for p in expand_braces(pattern) for n in fnmatch.filter(names, p)}
+        if not found:
+            raise ValueError(f"the pattern {pattern!r} matches no linear layer; there are: {summarise(names)}")
+        chosen |= found
+    if not chosen:
+        raise ValueError(f"no pattern was given for the layers to edit; there are: {summarise(names)}")
+    return {name: model.get_submodule(name) for name in names if name in chosen}
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Tell whether a module is a linear map on tokens, or on patches that do not overlap."""
+    if isinstance(module, nn.Conv2d):
+        plain = module.groups == 1 and set(module.dilation) == {1} and module.padding in ((0, 0), "valid")
+        return plain and module.stride == module.kernel_size
+    return isinstance(module, nn.Linear)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Return the patterns that a pattern with braces stands for: ``a{b,c}`` is ``ab`` and ``ac``."""
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [part.split(",") if i % 2 else [part] for i, part in enumerate(parts)]
+    return ["".join(choice) for choice in itertools.product(*choices)]
+
+
+def summarise(names: Iterable[str]) -> str:
+    """Return layer names in one short line: block numbers are replaced by a range."""
+    shapes: dict[str, list[int]] = {}
+    for name in names:
+        found = re.match(r"(.*?\.)(\d+)(\..*)", name)
+        key = f"{found.group(1)}{{}}{found.group(3)}" if found else name
+        shapes.setdefault(key, []).append(int(found.group(2)) if found else 0)
+    return ", ".join(
+        key.replace("{}", f"{{{numbers[0]}..{numbers[-1]}}}" if len(numbers) > 1 else str(numbers[0]))
+        for key, numbers in shapes.items()
+    )

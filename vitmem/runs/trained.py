@@ -1,0 +1,162 @@
+"""A finished run folder, opened: its configuration, data, model and curvature, and the weights of its edits."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from vitmem.curvature.cache import CurvatureCache
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import NoiseManifest
+from vitmem.editing.attempt import Attempt
+from vitmem.editing.known import known_noisy
+from vitmem.models.build import with_weights
+from vitmem.models.weights import load_model
+from vitmem.runs.config import RunConfig
+from vitmem.runs.folder import RunFolder, difference, read_edit_json
+from vitmem.runs.start import make_data
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run folder, checked when it is opened.
+
+    Args:
+        path: the folder.
+        known_data: its data module, if it is at hand.
+        verbose: tell the cost of curvature layer by layer, not only in total.
+        known: share of the wrong labels that edits with a forget set know, in (0, 1].
+        latest: the last edit's id, inputs and result: it can be evaluated without a file, and the same edit is not made
+            again under another id (of another operating point, say).
+        beside: runs of the other models that attacks were compared with, opened so far.
+    """
+
+    path: Path
+    known_data: MemorisationData | None = None
+    verbose: bool = False
+    known: float = 0.5
+    latest: dict[str, tuple[str, Attempt]] = dataclasses.field(default_factory=dict)
+    beside: dict[Path, "TrainedRun"] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path | str, verbose: bool = False, known: float = 0.5) -> "TrainedRun":
+        """Open a run folder.
+
+        Args:
+            path: the folder.
+            verbose: see the class.
+            known: see the class.
+
+        Raises:
+            ValueError: it is not a finished run folder, or something in it was changed.
+        """
+        folder = RunFolder(path)
+        folder.check()
+        if not folder.is_trained:
+            raise ValueError(f"{path} is not finished training; run the command that started it again")
+        return cls(Path(path), verbose=verbose, known=known)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return RunConfig.from_dict(yaml.safe_load((self.path / "config.yaml").read_text()))
+
+    @cached_property
+    def manifest(self) -> NoiseManifest:
+        """Which training labels are wrong, as the folder says; the images need not be at hand."""
+        return NoiseManifest.load(self.path / "noise.csv", self.path / "noise.json")
+
+    @cached_property
+    def data(self) -> MemorisationData:
+        """The data module, refused unless it has the labels of the manifest."""
+        data = self.known_data or make_data(self.config)
+        saved = self.manifest.header()
+        if saved != data.manifest.header():
+            differs = difference(saved, data.manifest.header())
+            raise ValueError(f"the data at hand are not those that {self.path} was trained on ({differs})")
+        return data
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The unedited model, in eval mode, on a GPU if there is one."""
+        return load_model(self.path).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models are edited and measured."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def cache(self) -> CurvatureCache:
+        """Curvature of this run's model."""
+
+        def announce(lines: list[str]) -> None:
+            print("\n".join(lines if self.verbose else [f"{lines[0]} {lines[-1].strip()}"]), flush=True)
+
+        return CurvatureCache(self.path / "factors", announce)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of ``model.safetensors``."""
+        return RunFolder(self.path).read_provenance()["sha256"]["model.safetensors"]
+
+    def known_noisy(self, share: float | None = None) -> Tensor:
+        """Return N, bool: the wrong labels that edits with a forget set know.
+
+        Args:
+            share: of the wrong labels; the run's own by default.
+        """
+        is_noisy = torch.from_numpy(self.manifest.is_noisy)
+        return known_noisy(is_noisy, self.known if share is None else share, self.manifest.seed, self.config.seed)
+
+    def share_known(self, edit_id: str = BASE) -> float:
+        """Return the share of the wrong labels that an edit knew; the run's own for what was told of none."""
+        told = None if edit_id == BASE else read_edit_json(self.path / "edits" / edit_id).get("known")
+        return told["share"] if told else self.known
+
+    def edited(self) -> list[str]:
+        """Return the ids of the edits that the folder holds."""
+        return sorted(p.parent.name for p in self.path.glob("edits/*/edit.json"))
+
+    def weights_digest(self, edit_id: str) -> str:
+        """Return what tells the weights of the base model or an edit from all others."""
+        if edit_id == BASE:
+            return self.weights_sha256
+        content = read_edit_json(self.path / "edits" / edit_id)
+        return content["weights_sha256"] or content["inputs"]
+
+    def has_weights(self, edit_id: str) -> bool:
+        """Tell whether the weights of the base model or an edit are at hand."""
+        stored = self.path / "edits" / edit_id / "model.safetensors"
+        return edit_id == BASE or edit_id in self.latest or stored.is_file()
+
+    def model_of(self, edit_id: str = BASE) -> nn.Module:
+        """Return the base model or an edited one, in eval mode, on the run's device.
+
+        Raises:
+            ValueError: there is no such edit, or its weights were not stored.
+        """
+        if edit_id == BASE:
+            return self.model
+        if edit_id in self.latest:
+            _, made = self.latest[edit_id]
+            return with_weights(self.model, made.result.state_dict).to(self.device)
+        folder = self.path / "edits" / edit_id
+        name = read_edit_json(folder)["name"]
+        if not self.has_weights(edit_id):
+            raise ValueError(
+                f"{folder} holds no weights (save_weights was false); make them with "
+                f"`vitmem edit {name} {self.path} --id {edit_id} --force` and the options in edit.json"
+            )
+        return load_model(folder).to(self.device)
+
+    @cached_property
+    def noise_sha256(self) -> str:
+        """SHA-256 of the manifest's table."""
+        return self.manifest.header()["sha256"]

@@ -1,0 +1,1 @@
+"""Training: one Lightning module, its options, checkpoints and cost."""

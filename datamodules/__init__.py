@@ -6,7 +6,6 @@ from vitmem.datamodules.imagenet import ImageNet
 from vitmem.datamodules.npz import Npz
 from vitmem.datamodules.published import SVHN, Cifar10, Cifar100, FashionMNIST
 from vitmem.datamodules.sources import DataSet
-
 from vitmem.registry import registered
 
 _BUILTIN: dict[str, type[DataSet]] = {

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+
 from vitmem.datamodules.class_names import CIFAR10, CIFAR100, CIFAR100_SUPERCLASSES
 from vitmem.datamodules.manifest import NoiseManifest
 from vitmem.datamodules.sources import ImageData

@@ -1,9 +1,12 @@
 """The 1,797 handwritten digits of 8 x 8 pixels that ship with scikit-learn (UCI ML, Alpaydin & Kaynak 1998)."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
+
 from vitmem.datamodules.sources import DataSet, ImageData
 
 _VALIDATION = 500
@@ -16,16 +19,26 @@ class Digits(DataSet):
 
     def load(self) -> ImageData:
         """Return the digits in their fixed, stratified split."""
+        pixels, target = read_digits()
+        image = torch.from_numpy((pixels / 16.0).astype(np.float32))[:, None]
+        label = torch.from_numpy(target.astype(np.int64))
+        held_out = stratified(target, _VALIDATION, _SPLIT_SEED)
+        keep = np.setdiff1d(np.arange(len(label)), held_out)
+        names = tuple(str(digit) for digit in range(10))
+        return ImageData(image[keep], label[keep], image[held_out], label[held_out], names)
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels N 8 8 in 0 to 16 and labels N, from scikit-learn's file: importing scikit-learn takes a second."""
+    found = find_spec("sklearn")
+    file = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz" if found and found.origin else None
+    if file is None or not file.is_file():
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
-        image = torch.from_numpy((bunch.images / 16.0).astype(np.float32))[:, None]
-        label = torch.from_numpy(bunch.target.astype(np.int64))
-        held_out = stratified(bunch.target, _VALIDATION, _SPLIT_SEED)
-        keep = np.setdiff1d(np.arange(len(label)), held_out)
-        return ImageData(
-            image[keep], label[keep], image[held_out], label[held_out], tuple(str(name) for name in bunch.target_names)
-        )
+        return bunch.images, bunch.target
+    table = np.loadtxt(file, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def stratified(label: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from vitmem.datamodules.digits import stratified
 from vitmem.datamodules.images import CACHE_FOLDER, cached, decode, native_size
 from vitmem.datamodules.sources import DataSet, ImageData

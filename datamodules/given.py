@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
 from vitmem.datamodules.corruption import Noise
 from vitmem.datamodules.label_files import integers, read_csv, read_pt
 from vitmem.datamodules.sources import ImageData

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+
 from vitmem.datamodules.augment import Augment
 from vitmem.datamodules.batch import Examples, InMemoryLoader, Share
 from vitmem.datamodules.noise import Noise

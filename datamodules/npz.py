@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from vitmem.datamodules.sources import DataSet, ImageData
 
 # images, labels: of training; then of validation, the first pair that is there

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from vitmem.datamodules.images import CACHE_FOLDER, cached, decode
 
 _IMAGE_COLUMNS = ("img", "image")

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+
 from vitmem.datamodules import class_names, parquet
 from vitmem.datamodules.sources import DataSet, ImageData
 

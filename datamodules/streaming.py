@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
 from vitmem.datamodules.batch import Batch, InMemoryLoader, keyed_seed
 from vitmem.datamodules.images import cached, cores, decode, read, reason, report, verify
 from vitmem.datamodules.sources import uint8_mean_std

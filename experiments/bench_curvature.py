@@ -22,13 +22,14 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from vitmem.datamodules.batch import Batch
 
 from vitmem import models
 from vitmem.curvature.cache import LayerCurvature
 from vitmem.curvature.collect import collect_factors, observed
+from vitmem.curvature.filters import hard_masks
 from vitmem.curvature.layers import LinearMap, linear_maps
-from vitmem.curvature.spectrum import Eigenbasis, KroneckerMass, Target, find_threshold, hard_masks
+from vitmem.curvature.spectrum import Eigenbasis, KroneckerMass, Target, find_threshold
+from vitmem.datamodules.batch import Batch
 from vitmem.editing.kfac import KFAC
 
 

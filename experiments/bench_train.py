@@ -29,14 +29,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import datasets as tv
 from torchvision.transforms import v2
+
+from vitmem import models
 from vitmem.datamodules.batch import Examples, InMemoryLoader
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.folder import class_folders, images
 from vitmem.datamodules.images import decode, read
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-
-from vitmem import models
 from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.fit import fit
 from vitmem.training.module import warmup_cosine

@@ -12,9 +12,8 @@ import math
 import statistics
 from pathlib import Path
 
-from vitmem.figures.tables import TEXT, families
-
 from vitmem.evaluation.frontier import at_memorized, best_ground_truth, paired_difference
+from vitmem.figures.tables import TEXT, families
 
 METRICS = ("ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.lines import Line2D
+
 from vitmem.figures import style
 from vitmem.figures.tables import read_results, swept, usable
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.lines import Line2D
+
 from vitmem.figures import style
 
 HEADER = ["number", "given", "true", "before", "after"]

@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
+
 from vitmem.figures import style
 from vitmem.figures.kronecker import PairMasses
 from vitmem.figures.tables import read_spectra, spectra_files

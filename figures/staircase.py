@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
+
 from vitmem.figures import style
 from vitmem.figures.kronecker import PairMasses
 from vitmem.figures.spectra import LINES, place

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
 from vitmem.figures import style
 from vitmem.figures.tables import read_results, swept
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
+
 from vitmem.figures import style
 from vitmem.figures.tables import read_csv, seed_folders
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from datamodules.batch import Examples, InMemoryLoader
+from vitmem.datamodules.batch import Examples, InMemoryLoader
 from vitmem import models
 
 TINY = models.ModelConfig(width=16, depth=2, heads=2, patch=4)

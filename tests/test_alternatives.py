@@ -7,16 +7,17 @@ import signal
 import pytest
 import torch
 
-from datamodules.batch import keyed_seed
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.batch import keyed_seed
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import models, training
-from vitmem.averaging import BestEpoch
-from vitmem.keeper import Interrupted
-from vitmem.tied_dropout import TiedDropout, is_fixed, tied_mask, uniform
-from vitmem.trainer import TrainerConfig
-from vitmem.training import TrainConfig, fit
+from vitmem.training.averaging import BestEpoch
+from vitmem.training.errors import Interrupted
+from vitmem.training.tied_dropout import TiedDropout, is_fixed, tied_mask, uniform
+from vitmem.training.config import TrainerConfig
+from vitmem.training.config import TrainConfig
+from vitmem.training.fit import fit
 
 MODEL = models.ModelConfig(width=16, depth=2, heads=2, patch=4)
 BOTH = TrainConfig(epochs=3, batch_size=250, lr=3e-3, warmup_epochs=1, early_stop=True, tied_fixed=0.3)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from figures import bits, draw_all, relearning, scorecard
+from vitmem.figures import bits, draw_all, relearning, scorecard
 from vitmem.evaluation import recovery
 from vitmem.evaluation import scorecard as cards
 

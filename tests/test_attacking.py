@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from vitmem.attacking import is_attacked, perform, stored_attack
+from vitmem.runs.attack import is_attacked, perform, stored_attack
 from vitmem.attacks.relearn import Relearn
-from vitmem.editing import EditDiverged, edits
-from vitmem.experiment import Experiment, attack_results, plan_attacks, seed_rows
-from vitmem.keeper import Interrupted
-from vitmem.trained import TrainedRun
-from vitmem.training import TrainingDiverged
+from vitmem.editing.contract import EditDiverged
+from vitmem.editing import edits
+from vitmem.experiment.plan import Experiment, plan_attacks
+from vitmem.experiment.attacking import attack_results
+from vitmem.experiment.run import seed_rows
+from vitmem.training.errors import Interrupted
+from vitmem.runs.trained import TrainedRun
+from vitmem.training.errors import TrainingDiverged
 
 FAST = "--attacks=[{name: relearn, arms: [retain], steps: 2}, {name: quantize, bits: [4, 8], groups: []}]"
 

@@ -11,15 +11,17 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from datamodules.augment import Augment, shifted
-from datamodules.batch import Batch, Examples, InMemoryLoader
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.augment import Augment, shifted
+from vitmem.datamodules.batch import Batch, Examples, InMemoryLoader
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import config, models, training
-from vitmem.keeper import Interrupted
-from vitmem.trainer import TrainerConfig
-from vitmem.training import MemorisationModule, TrainConfig, fit
+from vitmem.training.errors import Interrupted
+from vitmem.training.config import TrainerConfig
+from vitmem.training.module import MemorisationModule
+from vitmem.training.config import TrainConfig
+from vitmem.training.fit import fit
 
 ALL = Augment(flip=True, pad=1, randaugment=1, erase=0.5, mixup=0.4, cutmix=1.0)
 MODEL = models.ModelConfig(width=16, depth=1, heads=2, patch=4, dropout=0.1)

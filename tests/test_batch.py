@@ -4,11 +4,11 @@ import operator
 import pytest
 import torch
 
-from datamodules.batch import Examples, InMemoryLoader, keyed_generator, keyed_seed
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
-from datamodules.sources import ImageData
+from vitmem.datamodules.batch import Examples, InMemoryLoader, keyed_generator, keyed_seed
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
+from vitmem.datamodules.sources import ImageData
 
 
 def examples(n=10):

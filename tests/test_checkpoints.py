@@ -9,14 +9,15 @@ import pytest
 import torch
 from cases import QUICK
 
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import models, training
-from vitmem.checkpoints import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, is_intact, newest_checkpoint
-from vitmem.keeper import Interrupted, StateLost
-from vitmem.trainer import TrainerConfig
-from vitmem.training import TrainConfig, fit
+from vitmem.training.checkpoints import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, is_intact, newest_checkpoint
+from vitmem.training.errors import Interrupted, StateLost
+from vitmem.training.config import TrainerConfig
+from vitmem.training.config import TrainConfig
+from vitmem.training.fit import fit
 
 MODEL = models.ModelConfig(width=16, depth=1, heads=2, patch=4, dropout=0.1).timm_arguments((1, 8, 8), 10)
 DATA = MemorisationData(Digits(), Symmetric(), batch_size=450, seed=3)

@@ -1,8 +1,9 @@
 import pytest
 from cases import QUICK
 
-from vitmem.config import edit_parser
-from vitmem.editing import TRACKS, edits
+from vitmem.runs.named import edit_parser
+from vitmem.editing.contract import TRACKS
+from vitmem.editing import edits
 
 FILE = """
 name: small

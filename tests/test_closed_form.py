@@ -8,12 +8,14 @@ import torch
 from cases import loader, vit
 from torch.nn import functional as F
 
-from datamodules.batch import keyed_generator
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem.curvature.layers import linear_maps
-from vitmem.editing import EditData, EditDiverged, edits
+from vitmem.editing.data import EditData
+from vitmem.editing.contract import EditDiverged
+from vitmem.editing import edits
 from vitmem.editing import parameters as shared
 from vitmem.editing.dampening import SSD, Potion, cross_entropy, dampening, importances, logit_length, top_threshold
 from vitmem.editing.prune import Magnitude, Wanda, largest
@@ -21,7 +23,7 @@ from vitmem.editing.sap import SAP, first, projection
 from vitmem.editing.svd import SVD
 from vitmem.editing.task_vector import TaskVector
 from vitmem.editing.weight_space import Midpoint, WeightDistance, WeightDistortion, midpoint, rms_distance
-from vitmem.models import select_layers
+from vitmem.models.layers import select_layers
 
 DATA = MemorisationData(Digits(), Symmetric())
 MODEL = vit("token", classes=10, dtype=torch.float32).eval()

@@ -4,16 +4,17 @@ import pytest
 import torch
 from cases import TINY, vit
 
-from datamodules.batch import keyed_generator
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import models
-from vitmem.attacks import AttackData, attacks
+from vitmem.attacks.contract import AttackData
+from vitmem.attacks import attacks
 from vitmem.attacks.connectivity import LOSSES, Connectivity, barrier, between, distances, memory_back
 from vitmem.attacks.finetune import fine_tune
 from vitmem.attacks.scoring import ACCURACIES
-from vitmem.training import TrainingDiverged
+from vitmem.training.errors import TrainingDiverged
 
 ALPHAS = [0.0, 0.25, 0.5, 0.75, 1.0]
 

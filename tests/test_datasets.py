@@ -17,10 +17,10 @@ from PIL import Image
 from torchvision import datasets as tv
 from torchvision.datasets import imagenet as tv_imagenet
 
-from datamodules import SVHN, Cifar10, Cifar100, FashionMNIST, ImageFolder, ImageNet, Npz, class_names, datasets, images
-from datamodules.batch import Examples, InMemoryLoader
-from datamodules.noise import NOISES
-from datamodules.sources import ImageData
+from vitmem.datamodules import SVHN, Cifar10, Cifar100, FashionMNIST, ImageFolder, ImageNet, Npz, class_names, datasets, images
+from vitmem.datamodules.batch import Examples, InMemoryLoader
+from vitmem.datamodules.noise import NOISES
+from vitmem.datamodules.sources import ImageData
 from vitmem import config
 from vitmem.cli import main
 

@@ -11,15 +11,17 @@ import torch
 from safetensors.torch import load_file
 from test_distributed import launch, relative
 
-from datamodules.batch import Examples, InMemoryLoader, Share
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.batch import Examples, InMemoryLoader, Share
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import models
 from vitmem.cli import main
-from vitmem.keeper import ACCURACIES
-from vitmem.trainer import TrainerConfig, clean_name
-from vitmem.training import TrainConfig, fit
+from vitmem.training.keeper import ACCURACIES
+from vitmem.training.config import TrainerConfig
+from vitmem.training.devices import clean_name
+from vitmem.training.config import TrainConfig
+from vitmem.training.fit import fit
 
 MODEL = models.ModelConfig(width=16, depth=2, heads=2, patch=4)
 # float64, so that what is left of the order of sums is far below what Adam makes of gradients that are zero

@@ -15,10 +15,10 @@ import pytest
 import torch
 from cases import DoubleLoader, loader, vit
 
-from datamodules.batch import keyed_generator
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.curvature.collect import collect_factors, collect_moments
 from vitmem.curvature.factors import LayerFactors, LayerMoments, load_sums, save_sums
@@ -26,10 +26,10 @@ from vitmem.curvature.layers import linear_maps
 from vitmem.curvature.moments import LabelRule
 from vitmem.curvature.spectrum import Eigenbasis
 from vitmem.distributed import process_group, share
-from vitmem.editing import EditData
+from vitmem.editing.data import EditData
 from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs
 from vitmem.editing.prune import Wanda
-from vitmem.models import select_layers
+from vitmem.models.layers import select_layers
 
 BLOCKS = "blocks.* head"
 COUNTS = (11, 1)  # shares of 6 and 5 examples, and of 1 and 0

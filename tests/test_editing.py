@@ -6,19 +6,20 @@ import pytest
 import torch
 from cases import TINY, vit
 
-from datamodules.batch import keyed_generator
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import models
 from vitmem.curvature.cache import CurvatureCache
-from vitmem.editing import EditData, edits
+from vitmem.editing.data import EditData
+from vitmem.editing import edits
 from vitmem.editing.auto import AutoEKFAC, choose
 from vitmem.editing.finetune import FineTune
 from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
 from vitmem.editing.polish import PolishedEKFAC
 from vitmem.editing.svd import SVD
-from vitmem.models import select_layers
+from vitmem.models.layers import select_layers
 
 DATA = MemorisationData(Digits(), Symmetric())
 MODEL = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()

@@ -12,22 +12,25 @@ import pytest
 import torch
 from cases import TINY
 
-from datamodules.batch import keyed_generator
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import editing, models
 from vitmem.cli import main
 from vitmem.curvature.cache import CurvatureCache
-from vitmem.editing import TRACKS, Edit, EditData, EditDiverged, EditResult, attempt, track
+from vitmem.editing.contract import TRACKS, Edit, EditDiverged, EditResult, track
+from vitmem.editing.data import EditData
+from vitmem.editing.attempt import attempt
 from vitmem.editing.cost import ExtraMemory
 from vitmem.editing.finetune import OracleLabels
 from vitmem.editing.kfac import KFAC
 from vitmem.editing.known import drawn, known_noisy, tuning_half
 from vitmem.evaluation.metrics import at_chance, compute
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable
-from vitmem.experiment import best_edit, evaluate_folder
-from vitmem.trained import TrainedRun
+from vitmem.experiment.drawing import best_edit
+from vitmem.experiment.results import evaluate_folder
+from vitmem.runs.trained import TrainedRun
 
 DATA = MemorisationData(Digits(), Symmetric())
 NOISY = DATA.train_examples.is_noisy

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import figures
-from figures import comparison, draw_all, frontier, sheet, spectra, staircase, style, sweep, training
-from figures.kronecker import PairMasses
-from figures.tables import families, read_csv, seed_folders
+from vitmem import figures
+from vitmem.figures import comparison, draw_all, frontier, sheet, spectra, staircase, style, sweep, training
+from vitmem.figures.kronecker import PairMasses
+from vitmem.figures.tables import families, read_csv, seed_folders
 from vitmem.evaluation.comparison import comparison_csv
 
 ACCURACIES = list(style.ACCURACIES)

@@ -10,19 +10,21 @@ from cases import TINY
 from safetensors.torch import save_file
 from scipy import stats
 
-from datamodules.augment import Augment
-from datamodules.batch import Share, keyed_generator
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import PairFlip, Symmetric
+from vitmem.datamodules.augment import Augment
+from vitmem.datamodules.batch import Share, keyed_generator
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import PairFlip, Symmetric
 from vitmem import models
-from vitmem.attacks import AttackData, attacks
+from vitmem.attacks.contract import AttackData
+from vitmem.attacks import attacks
 from vitmem.attacks import scores as s
 from vitmem.attacks.membership import Membership, audit
 from vitmem.attacks.shadows import Shadow, ShadowCache, confidences, make_pairs, wrong_validation
-from vitmem.config import RunConfig
-from vitmem.trainer import TrainerConfig
-from vitmem.training import TrainConfig, sharing
+from vitmem.runs.config import RunConfig
+from vitmem.training.config import TrainerConfig
+from vitmem.training.config import TrainConfig
+from vitmem.training.fit import sharing
 
 RNG = np.random.RandomState(0)
 

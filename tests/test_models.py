@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from vitmem import models
-from vitmem.models import ModelConfig
+from vitmem.models.config import ModelConfig
 
 
 def test_sizes_that_are_given_replace_those_of_the_name():

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.class_names import CIFAR10, CIFAR100, CIFAR100_SUPERCLASSES
-from datamodules.corruption import Asymmetric, Instance
-from datamodules.digits import Digits, stratified
-from datamodules.given import FileNoise, Human
-from datamodules.label_files import read_pt
-from datamodules.module import MemorisationData
-from datamodules.noise import NOISES, NoiseManifest, PairFlip, Symmetric, SymmetricInclusive
-from datamodules.sources import ImageData
+from vitmem.datamodules.class_names import CIFAR10, CIFAR100, CIFAR100_SUPERCLASSES
+from vitmem.datamodules.corruption import Asymmetric, Instance
+from vitmem.datamodules.digits import Digits, stratified
+from vitmem.datamodules.given import FileNoise, Human
+from vitmem.datamodules.label_files import read_pt
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import NOISES, NoiseManifest, PairFlip, Symmetric, SymmetricInclusive
+from vitmem.datamodules.sources import ImageData
 
 LABELS = np.random.RandomState(0).randint(0, 7, size=4000)
 

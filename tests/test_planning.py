@@ -8,12 +8,12 @@ from cases import QUICK
 from torch import nn
 from torch.nn import functional as F
 
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import models
-from vitmem.planning import Plan, forward_flops, image_bytes, saved_bytes, state_bytes
-from vitmem.trainer import TrainerConfig
+from vitmem.training.cost import Plan, forward_flops, image_bytes, saved_bytes, state_bytes
+from vitmem.training.config import TrainerConfig
 
 
 def vit_flops(pixels, patch, channels, width, depth, classes, mlp_ratio=4):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from cases import vit
 
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import experiment, stages, trained
 from vitmem.cli import main
-from vitmem.editing import EditData
-from vitmem.tuning import check_space
+from vitmem.editing.data import EditData
+from vitmem.experiment.tuning import check_space
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

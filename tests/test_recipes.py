@@ -5,7 +5,7 @@ import pytest
 
 from vitmem import experiment, models
 from vitmem.cli import main
-from vitmem.training import warmup_cosine
+from vitmem.training.module import warmup_cosine
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
 SHAPES = {  # of the images, and the number of classes

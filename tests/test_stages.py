@@ -6,7 +6,7 @@ import sys
 import pytest
 from cases import QUICK
 
-from vitmem.trained import TrainedRun
+from vitmem.runs.trained import TrainedRun
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -170,7 +170,7 @@ def test_edited_weights_that_were_changed_are_refused(cli, run_folder):
 
 
 def test_other_data_than_the_manifests_are_refused(run_folder, monkeypatch):
-    from datamodules.digits import Digits
+    from vitmem.datamodules.digits import Digits
 
     original = Digits.load
 

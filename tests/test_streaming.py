@@ -12,22 +12,23 @@ import torch
 from cases import QUICK
 from PIL import Image
 
-from datamodules import ImageFolder
-from datamodules.augment import Augment
-from datamodules.batch import Examples, InMemoryLoader
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
-from datamodules.streaming import StreamedImages, StreamingLoader, _leave_signals_to_the_parent, evenly
+from vitmem.datamodules import ImageFolder
+from vitmem.datamodules.augment import Augment
+from vitmem.datamodules.batch import Examples, InMemoryLoader
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
+from vitmem.datamodules.streaming import StreamedImages, StreamingLoader, _leave_signals_to_the_parent, evenly
 from vitmem import models, training
 from vitmem.attacks.probes import other_task
 from vitmem.attacks.relearn import Relearn
 from vitmem.attacks.shadows import make_pairs
 from vitmem.cli import main
 from vitmem.curvature.cache import CurvatureConfig
-from vitmem.editing import EditData
-from vitmem.keeper import Interrupted
-from vitmem.trainer import TrainerConfig
-from vitmem.training import TrainConfig, fit
+from vitmem.editing.data import EditData
+from vitmem.training.errors import Interrupted
+from vitmem.training.config import TrainerConfig
+from vitmem.training.config import TrainConfig
+from vitmem.training.fit import fit
 
 MODEL = models.ModelConfig(width=16, depth=1, heads=2, patch=4)
 TRAIN = TrainConfig(epochs=2, batch_size=16, warmup_epochs=1)

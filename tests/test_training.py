@@ -12,13 +12,16 @@ import pytest
 import torch
 from cases import QUICK
 
-from datamodules.digits import Digits
-from datamodules.module import MemorisationData
-from datamodules.noise import Symmetric
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem import models, training
-from vitmem.keeper import Interrupted
-from vitmem.trainer import TrainerConfig
-from vitmem.training import TrainConfig, TrainingDiverged, fit, warmup_cosine
+from vitmem.training.errors import Interrupted
+from vitmem.training.config import TrainerConfig
+from vitmem.training.config import TrainConfig
+from vitmem.training.errors import TrainingDiverged
+from vitmem.training.fit import fit
+from vitmem.training.module import warmup_cosine
 
 MODEL = models.ModelConfig(width=16, depth=2, heads=2, patch=4, dropout=0.1, drop_path=0.1)
 TRAIN = TrainConfig(epochs=4, batch_size=250, warmup_epochs=1, eval_every=2)  # 6 steps an epoch

@@ -9,14 +9,14 @@ from typing import ClassVar
 import pytest
 import torch
 
-from datamodules.batch import keyed_generator
+from vitmem.datamodules.batch import keyed_generator
 from vitmem import editing
-from vitmem.editing import Edit, EditDiverged, EditResult
+from vitmem.editing.contract import Edit, EditDiverged, EditResult
 from vitmem.editing.finetune import FineTune
 from vitmem.evaluation.comparison import compare, comparison_table
-from vitmem.experiment import plan_edits
-from vitmem.trained import TrainedRun
-from vitmem.tuning import WORST, Bench, Tuning, best, check_space, draw, matched, objective, propose, tune, within_drop
+from vitmem.experiment.plan import plan_edits
+from vitmem.runs.trained import TrainedRun
+from vitmem.experiment.tuning import WORST, Bench, Tuning, best, check_space, draw, matched, objective, propose, tune, within_drop
 
 FORGOTTEN: list[torch.Tensor] = []
 APPLIED: list[float] = []

@@ -15,30 +15,7 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Evaluate trained models and their edits."""
-    parser = Parser(prog="vitmem eval", description="Measure trained models and their edits.", epilog=EXAMPLES)
-    parser.add_argument(
-        "runs",
-        type=str,
-        nargs="+",
-        help="run folders such as runs/digits/seed0, or experiment folders: all their runs",
-    )
-    parser.add_argument(
-        "--edits",
-        type=list | str | None,
-        default=None,
-        help="ids or patterns such as 'kfac*', comma-separated; default: all",
-    )
-    parser.add_argument(
-        "--attacks",
-        type=list | str | None,
-        default=None,
-        help="names, comma-separated, or a YAML list such as '[quantize, {name: relearn, steps: 500}]'; `vitmem list`",
-    )
-    parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; what an edit knew counts for its own row")
-    parser.add_argument("--other_rates", type=list | str | None, default=None, help=RATES)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
-    add_again(parser)
-    values = parser.read(arguments)
+    values = eval_parser().read(arguments)
 
     from vitmem.editing.known import check_share
     from vitmem.evaluation.tables import terminal_table
@@ -75,6 +52,34 @@ def main(arguments: Sequence[str]) -> None:
             attacking.write_attacks(folder, attacking.gather_attacks(folder, rows, values.known), rows, others)
         print("\n" + attacking.scorecard_text(attacked, rows, others))
         print(f"\nattacks: {', '.join(str(folder / 'attacks.csv') for folder in where)}")
+
+
+def eval_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="vitmem eval", description="Measure trained models and their edits.", epilog=EXAMPLES)
+    parser.add_argument(
+        "runs",
+        type=str,
+        nargs="+",
+        help="run folders such as runs/digits/seed0, or experiment folders: all their runs",
+    )
+    parser.add_argument(
+        "--edits",
+        type=list | str | None,
+        default=None,
+        help="ids or patterns such as 'kfac*', comma-separated; default: all",
+    )
+    parser.add_argument(
+        "--attacks",
+        type=list | str | None,
+        default=None,
+        help="names, comma-separated, or a YAML list such as '[quantize, {name: relearn, steps: 500}]'; `vitmem list`",
+    )
+    parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; what an edit knew counts for its own row")
+    parser.add_argument("--other_rates", type=list | str | None, default=None, help=RATES)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    add_again(parser)
+    return parser
 
 
 def chosen_ids(there: Sequence[str], patterns: Sequence[str] | None, path: Path) -> list[str] | None:

@@ -46,8 +46,6 @@ def observed(
     Raises:
         ValueError: a layer did not fire, or fired twice, in one forward pass.
     """
-    modes = {module: module.training for module in model.modules()}
-    frozen = {parameter: parameter.requires_grad for parameter in model.parameters()}
     fired: set[str] = set()
     handles = []
 
@@ -77,17 +75,26 @@ def observed(
         return logits_BK
 
     try:
-        model.eval()
-        for parameter in frozen:
-            parameter.requires_grad_(False)
         handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
-        with torch.enable_grad(), torch.autocast(next(model.parameters()).device.type, enabled=False):
+        device = next(model.parameters()).device.type
+        with frozen(model), torch.enable_grad(), torch.autocast(device, enabled=False):
             yield forward
     finally:
         for handle in handles:
             handle.remove()
-        for parameter, required in frozen.items():
-            parameter.requires_grad_(required)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Keep a model in eval mode and its parameters without gradients; afterwards both are as they were."""
+    modes = {module: module.training for module in model.modules()}
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        model.eval().requires_grad_(False)
+        yield
+    finally:
+        for parameter, was in required.items():
+            parameter.requires_grad_(was)
         for module, mode in modes.items():
             module.training = mode
 

@@ -1,6 +1,8 @@
 """What an edit may see of the training data, and how much of it it was served."""
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class EditData:
     validation set that ``tuning_half`` returns.
 
     Args:
-        data: the data module of the run.
+        data: the data module of the run, or a function that returns it, called when an example is asked for.
         sees: what the edit declares.
         cache: where curvature is kept between edits.
         known: N, bool, the wrongly labelled training examples that are known; all by default.
@@ -34,14 +36,18 @@ class EditData:
 
     def __init__(
         self,
-        data: MemorisationData,
+        data: MemorisationData | Callable[[], MemorisationData],
         sees: frozenset[str],
         cache: CurvatureCache | None = None,
         known: Tensor | None = None,
     ):
-        self._data, self._sees, self._cache = data, sees, cache or CurvatureCache()
-        self._known = data.train_examples.is_noisy if known is None else known
+        self._given, self._sees, self._cache = data, sees, cache or CurvatureCache()
+        self._known = self._data.train_examples.is_noisy if known is None else known
         self.served, self.reused = 0, False
+
+    @cached_property
+    def _data(self) -> MemorisationData:
+        return self._given() if callable(self._given) else self._given
 
     @property
     def passes(self) -> float:

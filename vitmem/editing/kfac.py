@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from vitmem.curvature.cache import CurvatureConfig, LayerCurvature
 from vitmem.curvature.collect import uncompiled
-from vitmem.curvature.spectrum import Target, find_threshold, graded_filter, hard_masks, random_mask, smallest_mask
+from vitmem.curvature.filters import graded_filter, hard_masks, random_mask, smallest_mask
+from vitmem.curvature.spectrum import Target, find_threshold
 from vitmem.editing.contract import Edit, EditResult
 from vitmem.editing.data import EditData
 from vitmem.models.layers import select_layers

@@ -232,7 +232,7 @@ def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
             "tuner": tuning.tuner,
         }
     )
-    path = run.path / "tuning" / f"{tuning.label}.jsonl"
+    path = _file(run, tuning.label)
     trials = [] if force else _read(path, inputs)
     if len(trials) >= tuning.trials:
         return trials[: tuning.trials]
@@ -248,6 +248,16 @@ def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
             print(f"{tuning.label}: trial {len(trials) - 1} {options}: {trials[-1]['status']}", flush=True)
         progress.step()
     return trials
+
+
+def _file(run: TrainedRun, label: str) -> Path:
+    return run.path / "tuning" / f"{label}.jsonl"
+
+
+def trials_made(run: TrainedRun, label: str) -> int:
+    """Return how many trials the file of a label holds, whatever their inputs."""
+    path = _file(run, label)
+    return max(0, len(path.read_text().splitlines()) - 1) if path.is_file() else 0
 
 
 def _read(path: Path, inputs: str) -> list[dict]:

@@ -51,27 +51,8 @@ def perform(
     options = json.loads(to_json(dataclasses.asdict(attack)))
     if is_attacked(run, attack, name, attack_id, edit_id) and not force:
         return stored_attack(run, attack_id, edit_id)
-    model, asked = run.model_of(edit_id), {}
-
-    def reference(of: str) -> nn.Module | None:
-        its_run, its_id = _run_of(run, of)
-        asked[of] = its_run.weights_digest(its_id) if its_run else None
-        return its_run.model_of(its_id) if its_run else None
-
-    start = time.perf_counter()
-    subject = run.config.train_on if edit_id == BASE and run.config.train_on != "noisy" else edit_id
-    base = _run_of(run, BASE)[0] or run
-    share = run.share_known(edit_id)
-    data = AttackData(
-        run.data,
-        subject,
-        reference,
-        base.path / "attacks",
-        run.config.seed,
-        _repeated(run, edit_id),
-        run.known_noisy(share) if share < 1 else None,
-        recipe_of(base.config, base.data),
-    )
+    model, start = run.model_of(edit_id), time.perf_counter()
+    data, asked = _attack_data(run, edit_id)
     try:
         result = attack.apply(model, data, keyed_generator(run.config.seed, 6))
     except (ValueError, RuntimeError, EditDiverged, TrainingDiverged) as error:
@@ -80,7 +61,7 @@ def perform(
             raise ValueError(f"{run.path}: {attack_id} on {edit_id} failed: {why}") from error
         result = AttackResult([], {"failed": why})
     content = {
-        "id": subject,
+        "id": data.subject,
         "attack": attack_id,
         "name": name,
         "options": options,
@@ -96,6 +77,29 @@ def perform(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, to_json(content))
     return json.loads(to_json(content))
+
+
+def _attack_data(run: TrainedRun, edit_id: str) -> tuple[AttackData, dict[str, str | None]]:
+    """Return what an attack may use, and a table of the weights of the models that it will have asked for."""
+    asked: dict[str, str | None] = {}
+
+    def reference(of: str) -> nn.Module | None:
+        its_run, its_id = _run_of(run, of)
+        asked[of] = its_run.weights_digest(its_id) if its_run else None
+        return its_run.model_of(its_id) if its_run else None
+
+    base, share = _run_of(run, BASE)[0] or run, run.share_known(edit_id)
+    data = AttackData(
+        run.data,
+        run.config.train_on if edit_id == BASE and run.config.train_on != "noisy" else edit_id,
+        reference,
+        base.path / "attacks",
+        run.config.seed,
+        _repeated(run, edit_id),
+        run.known_noisy(share) if share < 1 else None,
+        recipe_of(base.config, base.data),
+    )
+    return data, asked
 
 
 def is_attacked(run: TrainedRun, attack: Attack, name: str, attack_id: str, edit_id: str = BASE) -> bool:

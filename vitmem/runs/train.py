@@ -90,7 +90,7 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
             path.replace(aside)
         else:
             folder.check()
-            saved = RunConfig.from_dict(yaml.safe_load((path / "config.yaml").read_text()))
+            saved = saved_config(path)
             if on_one_device(saved) != on_one_device(config):  # options newer than the folder have their defaults
                 differs = difference(saved.to_dict(), config.to_dict())
                 raise ValueError(
@@ -112,6 +112,21 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
           f"{header['num_examples']} labels are wrong, realised rate {header['realised_rate']:.4f} "
           f"({header['kind']}, nominal {header['rate']:g})", flush=True)  # fmt: skip
     return False
+
+
+def saved_config(path: Path) -> RunConfig:
+    """Return the configuration that a run folder holds."""
+    return RunConfig.from_dict(yaml.safe_load((path / "config.yaml").read_text()))
+
+
+def state_of(config: RunConfig, path: Path) -> str:
+    """Return what a training would find: ``done``, ``begun`` (it goes on), ``absent`` or ``other settings``."""
+    folder = RunFolder(path)
+    if not folder.is_run:
+        return "other settings" if path.exists() and any(path.iterdir()) else "absent"
+    if on_one_device(saved_config(path)) != on_one_device(config):
+        return "other settings"
+    return "done" if folder.is_trained else "begun"
 
 
 def begin(folder: RunFolder, config_text: str, data: MemorisationData, **facts: object) -> None:

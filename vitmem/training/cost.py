@@ -58,19 +58,23 @@ class Plan:
         """Training and evaluations, at the measured speeds."""
         return (self.train_images / self.train_speed + self.eval_images / self.eval_speed) / 3600
 
+    @property
+    def memory(self) -> int:
+        """Bytes on each device."""
+        return self.state_bytes + self.image_bytes + self.batch * self.activation_bytes
+
     def lines(self, where: str) -> list[str]:
         """Return the plan in words.
 
         Args:
             where: the devices.
         """
-        total = (self.state_bytes + self.image_bytes + self.batch * self.activation_bytes) / 1e9
         return [
             f"model: {self.parameters / 1e6:.3g} M parameters; {self.forward_flops / 1e9:.3g} GFLOPs forward per image",
             f"work: {self.train_images:,} training images (forward and backward: "
             f"{3 * self.forward_flops * self.train_images:.2e} FLOPs) and {self.eval_images:,} evaluated images",
-            f"memory of each device: about {total:.3g} GB: {self.state_bytes / 1e9:.3g} GB for weights, gradients, "
-            f"AdamW's moments and an average, {self.image_bytes / 1e9:.3g} GB for decoded images, and "
+            f"memory of each device: about {self.memory / 1e9:.3g} GB: {self.state_bytes / 1e9:.3g} GB for weights, "
+            f"gradients, AdamW's moments and an average, {self.image_bytes / 1e9:.3g} GB for decoded images, and "
             f"{self.activation_bytes / 1e6:.3g} MB for each of {self.batch} images at a time",
             f"speed: {self.train_speed:,.3g} images/s in training, {self.eval_speed:,.3g} in evaluation, on {where} "
             f"(measured on one, with {self.probed_batch} images at a time)",

@@ -106,31 +106,14 @@ def fit(
         print(f"{damaged[0]} is damaged; going on from {start}, the one before", flush=True)
     io = SafeCheckpointIO(last_is_good=not damaged)
     module = MemorisationModule(model, train, seed)
-    bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
     average = [WeightAverage(train.ema)] if train.ema else []
     best = [BestEpoch()] if train.early_stop else []  # before the average, which takes its weights away again
-    keeper = Keeper(
-        folder,
-        io,
-        minutes=train.checkpoint_minutes,
-        epochs=train.checkpoint_epochs,
-        line_seconds=None if bar else 10.0,
-    )
+    bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
+    minutes, epochs = train.checkpoint_minutes, train.checkpoint_epochs
+    keeper = Keeper(folder, io, minutes=minutes, epochs=epochs, line_seconds=None if bar else 10.0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
-        engine = build(
-            trainer,
-            max_epochs=train.epochs,
-            gradient_clip_val=train.clip or None,
-            check_val_every_n_epoch=train.eval_every,
-            callbacks=[*bar, *callbacks, *best, *average, keeper],
-            plugins=[io],
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_model_summary=False,
-            enable_progress_bar=bool(bar),
-            default_root_dir=folder,
-        )
+        engine = _engine(train, trainer, io, [*bar, *callbacks, *best, *average, keeper], folder)
         share_of_data = Share(engine.global_rank, engine.world_size, trainer.accumulate)
         with keeper.listening(), prepared(model, trainer), sharing(data, share_of_data):
             engine.fit(module, datamodule=Served(data), ckpt_path=start, weights_only=True)
@@ -142,14 +125,40 @@ def fit(
     if best:
         model.load_state_dict(best[0].weights)
     module.tied.fold()
-    state = model.state_dict()
-    if isinstance(engine.strategy, FSDPStrategy):  # the last checkpoint holds the shards of all processes
-        if io.error is not None:
-            raise StateLost(f"the trained weights could not be saved ({io.error}); the same command goes on from there")
-        saved = torch.load(folder / LAST_CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
-        state = {name.removeprefix("model."): value for name, value in saved.items()}
+    sharded = isinstance(engine.strategy, FSDPStrategy)
+    state = gathered(folder, io) if sharded else model.state_dict()
     epoch = best[0].epoch if best else train.epochs - 1
     return {clean_name(name): value for name, value in state.items()}, epoch
+
+
+def _engine(
+    train: TrainConfig, trainer: TrainerConfig, io: SafeCheckpointIO, callbacks: list[L.Callback], folder: Path
+) -> L.Trainer:
+    return build(
+        trainer,
+        max_epochs=train.epochs,
+        gradient_clip_val=train.clip or None,
+        check_val_every_n_epoch=train.eval_every,
+        callbacks=callbacks,
+        plugins=[io],
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(callback, TQDMProgressBar) for callback in callbacks),
+        default_root_dir=folder,
+    )
+
+
+def gathered(folder: Path, io: SafeCheckpointIO) -> dict[str, Tensor]:
+    """Return the whole weights of a sharded model: the last checkpoint holds the shards of all processes.
+
+    Raises:
+        StateLost: it could not be written.
+    """
+    if io.error is not None:
+        raise StateLost(f"the trained weights could not be saved ({io.error}); the same command goes on from there")
+    saved = torch.load(folder / LAST_CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
+    return {name.removeprefix("model."): value for name, value in saved.items()}
 
 
 @contextmanager

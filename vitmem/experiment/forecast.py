@@ -1,0 +1,211 @@
+"""The plan of an experiment before it is run: stages, what is done, and about what the rest takes."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from vitmem.curvature.cache import CurvatureConfig
+from vitmem.curvature.cost import requirements
+from vitmem.curvature.layers import linear_maps
+from vitmem.datamodules.module import MemorisationData
+from vitmem.editing.contract import Edit
+from vitmem.experiment.attacking import pending
+from vitmem.experiment.plan import Experiment, PlannedEdit
+from vitmem.experiment.run import check, model_folder, with_kind
+from vitmem.experiment.tuning import trials_made
+from vitmem.files import read_json
+from vitmem.models.build import create
+from vitmem.models.layers import select_layers
+from vitmem.progress import duration, size
+from vitmem.runs.edit import edit_inputs, is_finished
+from vitmem.runs.evaluate import stored
+from vitmem.runs.folder import RunFolder
+from vitmem.runs.start import make_data, timm_arguments
+from vitmem.runs.train import state_of
+from vitmem.runs.trained import BASE, TrainedRun
+from vitmem.training import cost
+
+
+@dataclass
+class Stage:
+    """One kind of work.
+
+    Args:
+        name: what it is.
+        total: pieces of it.
+        done: pieces that are there.
+        seconds: about what the others take.
+        disk: bytes that the others write.
+        note: what the numbers leave out.
+    """
+
+    name: str
+    total: int = 0
+    done: int = 0
+    seconds: float = 0.0
+    disk: float = 0.0
+    note: str = ""
+
+    def line(self) -> str:
+        """Return it in words."""
+        rest = f"about {duration(self.seconds)}" if self.done < self.total and self.seconds else ""
+        if self.done < self.total and not self.seconds:
+            rest = "time not known before the first is made"
+        disk = f"disk {size(self.disk)}" if self.disk else ""
+        facts = [f"{self.name}: {self.done} of {self.total} done", rest, disk, self.note]
+        return ", ".join(fact for fact in facts if fact)
+
+
+def lines(experiment: Experiment, out: Path) -> list[str]:
+    """Return the plan of an experiment in words; nothing is written, but a few batches are trained to tell the time.
+
+    Args:
+        experiment: what is planned.
+        out: folder of all experiments.
+
+    Raises:
+        ValueError: the plan cannot be carried out.
+    """
+    check(experiment)
+    folder, data = out / experiment.name, make_data(experiment.run)
+    training = cost.plan(timm_arguments(experiment.run, data), data, experiment.run.train, experiment.run.trainer)
+    models = _models(experiment, folder, training)
+    runs = {seed: _opened(model_folder(folder, seed, "noisy"), experiment) for seed in experiment.seeds}
+    curvature, memory = _curvature(experiment, runs, data)
+    stages = [models, curvature, *_edits(experiment, runs, data, training), *_attacks(experiment, folder, runs)]
+    stages = [stage for stage in stages if stage.total]
+    seconds, disk = sum(stage.seconds for stage in stages), sum(stage.disk for stage in stages)
+    memory = max(memory, training.memory) if models.done < models.total else memory
+    where = cost.where(experiment.run.train, experiment.run.trainer)
+    return [
+        f"{folder}: seeds {', '.join(map(str, experiment.seeds))}, on {where}",
+        *(f"  {stage.line()}" for stage in stages),
+        f"in all: about {duration(seconds)}, memory about {size(memory)}, disk {size(disk)}"
+        + ("" if seconds else "; everything is done"),
+    ]
+
+
+def _models(experiment: Experiment, folder: Path, training: cost.Plan) -> Stage:
+    kinds = ("noisy", *experiment.references)
+    stage = Stage("models", total=len(experiment.seeds) * len(kinds))
+    conflicts = []
+    for seed in experiment.seeds:
+        for kind in kinds:
+            path = model_folder(folder, seed, kind)
+            state = state_of(with_kind(experiment.run, seed, kind), path)
+            stage.done += state == "done"
+            conflicts += [path.name] if state == "other settings" else []
+            if state != "done":
+                stage.seconds += 3600 * training.hours
+                stage.disk += 4 * training.parameters * 7  # weights, and two checkpoints with both moments
+    if conflicts:
+        stage.note = f"{', '.join(conflicts)} hold runs with other settings: the command will refuse"
+    return stage
+
+
+def _opened(path: Path, experiment: Experiment) -> TrainedRun | None:
+    return TrainedRun.open(path, known=experiment.known) if RunFolder(path).is_trained else None
+
+
+def _curvature(
+    experiment: Experiment, runs: dict[int, TrainedRun | None], data: MemorisationData
+) -> tuple[Stage, float]:
+    """Return the passes for curvature, each shared by all edits that ask for the same, and the most memory of one."""
+    model, asked = create(timm_arguments(experiment.run, data), seed=0), {}
+    for planned in experiment.edits:
+        if isinstance(planned.edit, CurvatureConfig):
+            options = {f.name: getattr(planned.edit, f.name) for f in dataclasses.fields(CurvatureConfig)}
+            asked[str(options)] = planned
+    stage, most = Stage("curvature", total=len(asked) * len(runs)), 0.0
+    for planned in asked.values():
+        same = [p for p in experiment.edits if _curvature_options(p) == _curvature_options(planned)]
+        needs = _requirements(planned.edit, model, data)
+        most = max(most, needs.memory + 4 * sum(p.numel() for p in model.parameters()))
+        for run in runs.values():
+            done = run is not None and all(_left(experiment, p, run) == 0 for p in same)
+            stage.done += done
+            stage.seconds += 0 if done else needs.seconds
+            stage.disk += 0 if done else needs.disk
+    return stage, most
+
+
+def _curvature_options(planned: PlannedEdit) -> str:
+    edit = planned.edit
+    if not isinstance(edit, CurvatureConfig):
+        return planned.edit_id
+    return str({f.name: getattr(edit, f.name) for f in dataclasses.fields(CurvatureConfig)})
+
+
+def _requirements(edit: CurvatureConfig, model: nn.Module, data: MemorisationData):
+    images = min(edit.examples, len(data.train_examples))
+    maps = linear_maps(select_layers(model, edit.layers), edit.bias)
+    return requirements(model, maps, edit, -(-images // edit.batch_size), data.data.image_shape)
+
+
+def _left(experiment: Experiment, planned: PlannedEdit, run: TrainedRun | None) -> int:
+    """Return how many results of an edit have not been made and measured."""
+    return sum(not _is_done(experiment, planned, name, run) for name in experiment.result_ids(planned))
+
+
+def _is_done(experiment: Experiment, planned: PlannedEdit, name: str, run: TrainedRun | None) -> bool:
+    content = None if run is None else read_json(run.path / "edits" / name / "edit.json", ("inputs", "weights_sha256"))
+    if run is None or content is None:
+        return False
+    tuned = bool(experiment.tune and planned.space)
+    same = tuned or content["inputs"] == edit_inputs(run, planned.edit, planned.name)
+    return same and is_finished(run, content, save=experiment.save_weights) and stored(run, name) is not None
+
+
+def _edits(
+    experiment: Experiment, runs: dict[int, TrainedRun | None], data: MemorisationData, training: cost.Plan
+) -> list[Stage]:
+    trials, results = Stage("trials"), Stage("edits")
+    evaluated = len(data.train_examples) + len(data.validation_examples)
+    for planned in experiment.edits:
+        one = work(planned.edit, data, training) + evaluated / training.eval_speed
+        for run in runs.values():
+            names = experiment.result_ids(planned)
+            left = _left(experiment, planned, run)
+            results.total, results.done = results.total + len(names), results.done + len(names) - left
+            results.seconds += left * one
+            results.disk += left * 4 * training.parameters * experiment.save_weights
+            if experiment.tune and planned.space:
+                made = min(experiment.tune, trials_made(run, planned.prefix) if run else 0)
+                trials.total, trials.done = trials.total + experiment.tune, trials.done + made
+                trials.seconds += (experiment.tune - made) * one
+    return [trials, results]
+
+
+def work(edit: Edit, data: MemorisationData, training: cost.Plan) -> float:
+    """Return about how many seconds an edit trains, by its epochs or steps; 0 for one that does not."""
+    steps, epochs = getattr(edit, "steps", None), getattr(edit, "epochs", None)
+    images = steps * getattr(edit, "batch_size", 64) if steps else (epochs or 0) * len(data.train_examples)
+    return images / training.train_speed
+
+
+def _attacks(experiment: Experiment, folder: Path, runs: dict[int, TrainedRun | None]) -> list[Stage]:
+    """Return the attacks, with times as far as one of a kind was made."""
+    attacked = [n for p in experiment.edits for n in experiment.result_ids(p) if experiment.is_attacked(n)]
+    models, stages = 1 + len(experiment.references) + len(attacked), []
+    for planned in experiment.attacks:
+        stage = Stage(f"attack {planned.attack_id}", total=models * len(runs))
+        took: list[float] = []
+        for seed, run in runs.items():
+            opened: Sequence[tuple[TrainedRun | None, str]] = [
+                (run, BASE),
+                *((_opened(model_folder(folder, seed, kind), experiment), BASE) for kind in experiment.references),
+                *((run, name) for name in attacked),
+            ]
+            for owner, name in opened:
+                if owner is None or (name != BASE and not (owner.path / "edits" / name / "edit.json").is_file()):
+                    continue
+                stage.done += not pending(owner, [planned], name)
+                path = owner.path / "evals" / name / "attacks" / f"{planned.attack_id}.json"
+                took += [found["seconds"]] if (found := read_json(path, ("seconds",))) else []
+        if took:
+            stage.seconds = (stage.total - stage.done) * sum(took) / len(took)
+        stages.append(stage)
+    return stages

@@ -71,6 +71,7 @@ class Parser(ArgumentParser):
     def format_help(self) -> str:
         """Return the help, with choices as they are typed, without the options that only take files of options."""
         text = _CHOICES.sub(lambda found: _spelled(found[1]), super().format_help())
+        text = re.sub(r"type:\s+[^,()]*?\|\s+null,\s+default:\s+null", "default: none", text)
         text = re.sub(r"^  --[\w.]+ CONFIG\s+Path to a configuration file\.\n", "", text, flags=re.M)
         start, end = text.find("usage:"), text.find("\n\n")
         options = self.usage or f"usage: {self.prog} [options]" + "".join(

@@ -1,6 +1,7 @@
 """``vitmem list``: what is registered."""
 
 import dataclasses
+import difflib
 import textwrap
 from collections.abc import Sequence
 
@@ -39,8 +40,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     found = [(title, {what: entries[what]}) for part in sections.values() for title, entries in part if what in entries]
     if not found:
-        known = sorted(name for part in sections.values() for _, entries in part for name in entries)
-        raise ValueError(f"nothing is called {what!r}; give {', '.join(sections)}, or one of: {', '.join(known)}")
+        known = [name for part in sections.values() for _, entries in part for name in entries]
+        near = difflib.get_close_matches(what, [*sections, *known])
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"nothing is called {what!r}; give {', '.join(sections)}, or a name in them{meant}")
     print_sections(found)
 
 

@@ -147,4 +147,6 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
         write_atomically(told, f"`{command}` (process {os.getpid()} on {platform.node()}, since {now()})\n")
         yield
     finally:
+        if lock.lock_counter == 1:
+            told.unlink(missing_ok=True)
         lock.release()

@@ -17,6 +17,7 @@ from vitmem.datamodules.batch import Batch
 from vitmem.datamodules.module import MemorisationData
 from vitmem.models import build
 from vitmem.models.memory import saved_bytes
+from vitmem.progress import duration, size
 from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.devices import check, prepared
 
@@ -73,12 +74,12 @@ class Plan:
             f"model: {self.parameters / 1e6:.3g} M parameters; {self.forward_flops / 1e9:.3g} GFLOPs forward per image",
             f"work: {self.train_images:,} training images (forward and backward: "
             f"{3 * self.forward_flops * self.train_images:.2e} FLOPs) and {self.eval_images:,} evaluated images",
-            f"memory of each device: about {self.memory / 1e9:.3g} GB: {self.state_bytes / 1e9:.3g} GB for weights, "
-            f"gradients, AdamW's moments and an average, {self.image_bytes / 1e9:.3g} GB for decoded images, and "
-            f"{self.activation_bytes / 1e6:.3g} MB for each of {self.batch} images at a time",
+            f"memory of each device: about {size(self.memory)}: {size(self.state_bytes)} for weights, gradients, "
+            f"AdamW's moments and an average, {size(self.image_bytes)} for decoded images, and "
+            f"{size(self.activation_bytes)} for each of {self.batch} images at a time",
             f"speed: {self.train_speed:,.3g} images/s in training, {self.eval_speed:,.3g} in evaluation, on {where} "
             f"(measured on one, with {self.probed_batch} images at a time)",
-            f"time: about {self.hours:.3g} hours",
+            f"time: about {duration(3600 * self.hours)}",
         ]
 
 

@@ -1,6 +1,7 @@
 """How a training is run: devices, nodes, precision, and what is asked of PyTorch, by Lightning's Trainer."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from vitmem.training.config import TrainerConfig
+
+for part in ("pytorch", "fabric"):  # which devices there are, and advertisements
+    logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")  # what compiled and sharded models put into parameter names
 

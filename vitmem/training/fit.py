@@ -1,6 +1,5 @@
 """One training from start to end: callbacks, the checkpoint it goes on from, and the weights it ends with."""
 
-import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,6 @@ from vitmem.training.devices import build, clean_name, prepared
 from vitmem.training.errors import StateLost
 from vitmem.training.keeper import Keeper
 from vitmem.training.module import MemorisationModule
-
-for part in ("pytorch", "fabric"):
-    logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
 
 
 class Data(Protocol):

@@ -20,9 +20,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import timm  # noqa: F401, so that forked processes need not load it
 
-from vitmem import stages  # noqa: F401, likewise
 from vitmem.cli import main as vitmem
+from vitmem.runs import train  # noqa: F401, likewise
 
 OPTIONS = [
     "--model.width=32", "--model.depth=2", "--model.heads=2", "--model.patch=4", "--model.dropout=0.1",

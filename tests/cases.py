@@ -4,19 +4,20 @@ import torch
 from torch import nn
 
 from vitmem.datamodules.batch import Examples, InMemoryLoader
-from vitmem import models
+from vitmem.models.build import create
+from vitmem.models.config import ModelConfig
 
-TINY = models.ModelConfig(width=16, depth=2, heads=2, patch=4)
+TINY = ModelConfig(width=16, depth=2, heads=2, patch=4)
 VITS = {
     "token": TINY,
-    "avg": models.ModelConfig(width=16, depth=2, heads=2, patch=4, pool="avg"),
-    "one_block": models.ModelConfig(width=12, depth=1, heads=3, patch=8),
+    "avg": ModelConfig(width=16, depth=2, heads=2, patch=4, pool="avg"),
+    "one_block": ModelConfig(width=12, depth=1, heads=3, patch=8),
 }
 
 
 def vit(name: str = "token", classes: int = 5, dtype: torch.dtype = torch.float64) -> nn.Module:
     """Return a tiny vision transformer on 8 x 8 grey images, with weights that are not near zero."""
-    model = models.create(VITS[name].timm_arguments((1, 8, 8), classes), seed=0).to(dtype)
+    model = create(VITS[name].timm_arguments((1, 8, 8), classes), seed=0).to(dtype)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

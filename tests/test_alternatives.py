@@ -11,20 +11,21 @@ from vitmem.datamodules.batch import keyed_seed
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-from vitmem import models, training
+from vitmem.models.build import create
+from vitmem.models.config import ModelConfig
 from vitmem.training.averaging import BestEpoch
+from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.errors import Interrupted
-from vitmem.training.tied_dropout import TiedDropout, is_fixed, tied_mask, uniform
-from vitmem.training.config import TrainerConfig
-from vitmem.training.config import TrainConfig
 from vitmem.training.fit import fit
+from vitmem.training.module import MemorisationModule
+from vitmem.training.tied_dropout import TiedDropout, is_fixed, tied_mask, uniform
 
-MODEL = models.ModelConfig(width=16, depth=2, heads=2, patch=4)
+MODEL = ModelConfig(width=16, depth=2, heads=2, patch=4)
 BOTH = TrainConfig(epochs=3, batch_size=250, lr=3e-3, warmup_epochs=1, early_stop=True, tied_fixed=0.3)
 
 
 def blank(seed=3):
-    return models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=seed).eval()
+    return create(MODEL.timm_arguments((1, 8, 8), 10), seed=seed).eval()
 
 
 def train(folder, config):
@@ -35,7 +36,7 @@ def train(folder, config):
     return epoch, model, (folder / "metrics.csv").read_text()
 
 
-def press_at(monkeypatch, step, original=training.MemorisationModule.training_step):
+def press_at(monkeypatch, step, original=MemorisationModule.training_step):
     """Press Ctrl-C in the given step."""
 
     def pressed(self, batch, batch_idx):
@@ -43,7 +44,7 @@ def press_at(monkeypatch, step, original=training.MemorisationModule.training_st
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(training.MemorisationModule, "training_step", pressed)
+    monkeypatch.setattr(MemorisationModule, "training_step", pressed)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from vitmem.figures import bits, draw_all, relearning, scorecard
 from vitmem.evaluation import recovery
 from vitmem.evaluation import scorecard as cards
+from vitmem.figures import bits, draw_all, relearning, scorecard
 
 
 def stored(name, seed, memory):

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from vitmem.runs.attack import is_attacked, perform, stored_attack
 from vitmem.attacks.relearn import Relearn
-from vitmem.editing.contract import EditDiverged
 from vitmem.editing import edits
-from vitmem.experiment.plan import Experiment, plan_attacks
+from vitmem.editing.contract import EditDiverged
 from vitmem.experiment.attacking import attack_results
-from vitmem.experiment.run import seed_rows
-from vitmem.training.errors import Interrupted
+from vitmem.experiment.plan import Experiment, plan_attacks
+from vitmem.experiment.run import measure_seed
+from vitmem.runs.attack import is_attacked, perform, stored_attack
+from vitmem.runs.edit import make_edit
+from vitmem.runs.evaluate import evaluation_inputs
 from vitmem.runs.trained import TrainedRun
-from vitmem.training.errors import TrainingDiverged
+from vitmem.training.errors import Interrupted, TrainingDiverged
 
 FAST = "--attacks=[{name: relearn, arms: [retain], steps: 2}, {name: quantize, bits: [4, 8], groups: []}]"
 
@@ -78,7 +79,7 @@ def test_a_result_that_was_compared_with_a_model_that_changed_is_made_again(run_
 
 def test_attacks_count_what_an_edit_knew_as_it_was_recorded(run_folder):
     edit = edits()["gradient_ascent"](steps=1)
-    TrainedRun.open(run_folder, known=0.5).edit(edit, "gradient_ascent", "ascent")
+    make_edit(TrainedRun.open(run_folder, known=0.5), edit, "gradient_ascent", "ascent")
     relearn = Relearn(arms=("noisy",), steps=1)
     run = TrainedRun.open(run_folder, known=0.25)
     for edit_id, share in (("ascent", 0.5), ("kfac-rho0.9", 0.25)):
@@ -119,7 +120,7 @@ def test_an_attack_that_fails_is_told_and_the_others_are_made(cli, run_folder, c
             perform(run, raising(error), "broken", "broken", keep_going=True)
     items = [{"name": "imprint", "lr": 1e30, "steps": 3}, {"name": "quantize", "bits": [4], "groups": []}]
     plan = Experiment("tiny", run.config, references=(), attacks=plan_attacks(items))
-    seed_rows(plan, 0, run, {}, force=False)
+    measure_seed(plan, run, {}, force=False)
     assert "imprint on base failed: the loss of the attack's fine-tuning is not finite" in capsys.readouterr().out
     stored = {result["attack"]: result for result in attack_results(run, (), ())}
     assert "not finite" in stored["imprint"]["report"]["failed"]
@@ -160,7 +161,7 @@ def test_edits_without_weights_are_told_in_one_line(cli, run_folder):
     measured = run_folder / "evals" / "kfac-rho0.9" / "metrics.json"
     run = TrainedRun.open(run_folder)
     known = json.loads(measured.read_text())
-    measured.write_text(json.dumps(known | {"inputs": run.evaluation_inputs(content["inputs"])}))
+    measured.write_text(json.dumps(known | {"inputs": evaluation_inputs(run, content["inputs"])}))
     code, printed, _ = cli("eval", run_folder, "--attacks=[{name: quantize, bits: [4], groups: []}]")
     assert code == 0
     assert "kfac-rho0.9 is not attacked: its weights were not stored" in printed

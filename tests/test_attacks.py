@@ -10,12 +10,9 @@ import pytest
 import torch
 from cases import vit
 
-from vitmem.datamodules.module import MemorisationData
-from vitmem.datamodules.noise import Symmetric
-from vitmem.datamodules.sources import DataSet, ImageData
-from vitmem.attacks.contract import AttackData
 from vitmem.attacks import attacks
 from vitmem.attacks.compress import noised, of_rank, pruned
+from vitmem.attacks.contract import AttackData
 from vitmem.attacks.finetune import fine_tune, fine_tuned
 from vitmem.attacks.quantize import by_torchao, codes, grid, quantized, same_bucket
 from vitmem.attacks.relearn import Relearn, marks, split
@@ -23,11 +20,14 @@ from vitmem.attacks.scoring import SCORED, both_halves, evenly, score, scored, s
 from vitmem.attacks.sequential import Sequential
 from vitmem.attacks.views import Views
 from vitmem.curvature.layers import linear_maps
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
+from vitmem.datamodules.sources import DataSet, ImageData
 from vitmem.editing.contract import EditDiverged, EditResult
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, predict
-from vitmem.models.layers import select_layers
 from vitmem.models.build import with_weights
+from vitmem.models.layers import select_layers
 
 # How a tiny model is attacked in a fraction of a second.
 SMALL = {

@@ -16,15 +16,17 @@ from vitmem.datamodules.batch import Batch, Examples, InMemoryLoader
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-from vitmem import config, models, training
+from vitmem.models.build import create
+from vitmem.models.config import ModelConfig
+from vitmem.runs.config import RunConfig, parser_for, run_config
+from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.errors import Interrupted
-from vitmem.training.config import TrainerConfig
-from vitmem.training.module import MemorisationModule
-from vitmem.training.config import TrainConfig
 from vitmem.training.fit import fit
+from vitmem.training.keeper import Keeper
+from vitmem.training.module import MemorisationModule
 
 ALL = Augment(flip=True, pad=1, randaugment=1, erase=0.5, mixup=0.4, cutmix=1.0)
-MODEL = models.ModelConfig(width=16, depth=1, heads=2, patch=4, dropout=0.1)
+MODEL = ModelConfig(width=16, depth=1, heads=2, patch=4, dropout=0.1)
 
 
 def images(n=12, channels=3, height=6, width=5):
@@ -164,7 +166,7 @@ def test_only_training_batches_are_augmented():
 
 
 def test_soft_targets_enter_the_loss_only_where_images_are_mixed():
-    model = models.create(MODEL.timm_arguments((1, 8, 8), 4), seed=0).eval()
+    model = create(MODEL.timm_arguments((1, 8, 8), 4), seed=0).eval()
     module = MemorisationModule(model, TrainConfig(label_smoothing=0.1), seed=0)
     image, label = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
     trainer = SimpleNamespace(train_dataloader=InMemoryLoader(Examples(image, label, label, label), 3))
@@ -184,7 +186,7 @@ def test_soft_targets_enter_the_loss_only_where_images_are_mixed():
 def train(folder, train_config, augment):
     folder.mkdir(exist_ok=True)
     data = MemorisationData(Digits(), Symmetric(), batch_size=train_config.batch_size, seed=3, augment=augment)
-    model = models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=3)
+    model = create(MODEL.timm_arguments((1, 8, 8), 10), seed=3)
     fit(model, data, train_config, TrainerConfig(accelerator="cpu"), seed=3, folder=folder)
     return model.state_dict(), (folder / "metrics.csv").read_text()
 
@@ -199,7 +201,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("step", [1, 4, 5])
 def test_resume_is_bitwise_equal_with_augmentation_and_average(step, uninterrupted, tmp_path, monkeypatch):
-    original = training.MemorisationModule.training_step
+    original = MemorisationModule.training_step
 
     def pressed(self, batch, batch_idx):
         if self.global_step == step:
@@ -207,7 +209,7 @@ def test_resume_is_bitwise_equal_with_augmentation_and_average(step, uninterrupt
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.MemorisationModule, "training_step", pressed)
+        patch.setattr(MemorisationModule, "training_step", pressed)
         with pytest.raises(Interrupted):
             train(tmp_path / "run", TRAIN, ALL)
     weights, metrics = train(tmp_path / "run", TRAIN, ALL)
@@ -223,14 +225,14 @@ def test_a_finished_checkpoint_gives_the_average_again(uninterrupted, tmp_path):
 
 def test_the_average_is_that_of_its_definition(tmp_path, monkeypatch):
     seen = []
-    original = training.Keeper.on_train_batch_end
+    original = Keeper.on_train_batch_end
 
     def note(self, trainer, module, outputs, batch, batch_idx):
         seen.append({name: value.clone() for name, value in module.model.state_dict().items()})
         original(self, trainer, module, outputs, batch, batch_idx)
 
-    monkeypatch.setattr(training.Keeper, "on_train_batch_end", note)
-    initial = models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=3).state_dict()
+    monkeypatch.setattr(Keeper, "on_train_batch_end", note)
+    initial = create(MODEL.timm_arguments((1, 8, 8), 10), seed=3).state_dict()
     averaged, metrics = train(tmp_path / "run", dataclasses.replace(TRAIN, ema=0.25), Augment())
     expected = {name: value.double() for name, value in initial.items()}
     for t, weights in enumerate(seen, start=1):
@@ -239,7 +241,7 @@ def test_the_average_is_that_of_its_definition(tmp_path, monkeypatch):
     for name, value in expected.items():
         assert torch.allclose(averaged[name].double(), value, atol=1e-6), name
     assert not torch.allclose(averaged["head.weight"], seen[-1]["head.weight"], atol=1e-5)
-    model = models.create(MODEL.timm_arguments((1, 8, 8), 10)).eval()
+    model = create(MODEL.timm_arguments((1, 8, 8), 10)).eval()
     model.load_state_dict(averaged)
     data = MemorisationData(Digits(), Symmetric()).validation_examples
     with torch.no_grad():
@@ -250,13 +252,13 @@ def test_the_average_is_that_of_its_definition(tmp_path, monkeypatch):
 
 
 def test_settings_survive_and_older_files_have_the_defaults():
-    settings = config.RunConfig(augment=ALL)
+    settings = RunConfig(augment=ALL)
     content = yaml.safe_load(yaml.safe_dump(settings.to_dict()))
-    assert config.RunConfig.from_dict(content) == settings
+    assert RunConfig.from_dict(content) == settings
     del content["augment"]
-    assert config.RunConfig.from_dict(content) == config.RunConfig()
+    assert RunConfig.from_dict(content) == RunConfig()
     arguments = ["--augment.flip", "true", "--augment.pad", "4", "--augment.fill=zero"]
-    read = config.run_config(config.parser_for(arguments, "train", "").read(arguments))
+    read = run_config(parser_for(arguments, "train", "").read(arguments))
     assert read.augment == Augment(flip=True, pad=4, fill="zero")
 
 

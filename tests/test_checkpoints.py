@@ -12,14 +12,15 @@ from cases import QUICK
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-from vitmem import models, training
+from vitmem.models.build import create
+from vitmem.models.config import ModelConfig
 from vitmem.training.checkpoints import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, is_intact, newest_checkpoint
+from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.errors import Interrupted, StateLost
-from vitmem.training.config import TrainerConfig
-from vitmem.training.config import TrainConfig
 from vitmem.training.fit import fit
+from vitmem.training.module import MemorisationModule
 
-MODEL = models.ModelConfig(width=16, depth=1, heads=2, patch=4, dropout=0.1).timm_arguments((1, 8, 8), 10)
+MODEL = ModelConfig(width=16, depth=1, heads=2, patch=4, dropout=0.1).timm_arguments((1, 8, 8), 10)
 DATA = MemorisationData(Digits(), Symmetric(), batch_size=450, seed=3)
 CONFIG = {"epochs": 3, "batch_size": 450, "warmup_epochs": 1, "eval_every": 3}  # 3 steps an epoch, 9 together
 
@@ -29,7 +30,7 @@ def train(folder, precision="32-true", **options):
     folder.mkdir(exist_ok=True)
     config = TrainConfig(**{**CONFIG, "checkpoint_minutes": 0, **options})
     trainer = TrainerConfig(accelerator="cpu", precision=precision)
-    state, _ = fit(models.create(MODEL, seed=3), DATA, config, trainer, seed=3, folder=folder)
+    state, _ = fit(create(MODEL, seed=3), DATA, config, trainer, seed=3, folder=folder)
     return state, (folder / "metrics.csv").read_text()
 
 
@@ -47,7 +48,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def at_step(monkeypatch):
     """Do something in the given training step."""
-    original = training.MemorisationModule.training_step
+    original = MemorisationModule.training_step
 
     def arrange(step, action):
         def stepped(self, batch, batch_idx):
@@ -55,7 +56,7 @@ def at_step(monkeypatch):
                 action()
             return original(self, batch, batch_idx)
 
-        monkeypatch.setattr(training.MemorisationModule, "training_step", stepped)
+        monkeypatch.setattr(MemorisationModule, "training_step", stepped)
 
     return arrange
 
@@ -203,10 +204,11 @@ def test_signals_and_exit_codes(cli, tmp_path, at_step, number, code):
 
 
 def test_results_that_cannot_be_written_are_told(cli, tmp_path, at_step):
-    at_step(3, lambda: (tmp_path / "default" / "seed0" / "model.safetensors.partial").mkdir())
+    partial = tmp_path / "default" / "seed0" / f"model.safetensors.{os.getpid()}.partial"
+    at_step(3, lambda: partial.mkdir())
     code, _, errors = cli("train", f"--out={tmp_path}", *QUICK)
     assert code == 1
     assert errors.count("\n") == 1
     assert "the trained model cannot be written" in errors
-    (tmp_path / "default" / "seed0" / "model.safetensors.partial").rmdir()
+    partial.rmdir()
     assert cli("train", f"--out={tmp_path}", *QUICK)[0] == 0

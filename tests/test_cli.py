@@ -1,9 +1,9 @@
 import pytest
 from cases import QUICK
 
-from vitmem.runs.named import edit_parser
-from vitmem.editing.contract import TRACKS
 from vitmem.editing import edits
+from vitmem.editing.contract import TRACKS
+from vitmem.runs.named import edit_parser
 
 FILE = """
 name: small
@@ -146,7 +146,8 @@ def test_bad_experiment_files(cli, experiment, tmp_path, change, words):
         (["run", "FILE", "--seed=1"], ["`seeds`"]),
         (["eval", "nowhere"], ["there is no folder nowhere"]),
         (["eval"], ["run"]),
-        (["list", "everything"], ["takes no arguments"]),
+        (["list", "everything"], ["nothing is called 'everything'", "edits, attacks, metrics"]),
+        (["list", "edits", "kfac"], ["one name at most"]),
     ],
 )
 def test_other_bad_input(cli, experiment, tmp_path, monkeypatch, arguments, words):

@@ -8,16 +8,16 @@ import torch
 from cases import loader, vit
 from torch.nn import functional as F
 
+from vitmem.curvature.layers import linear_maps
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-from vitmem.curvature.layers import linear_maps
-from vitmem.editing.data import EditData
-from vitmem.editing.contract import EditDiverged
 from vitmem.editing import edits
 from vitmem.editing import parameters as shared
+from vitmem.editing.contract import EditDiverged
 from vitmem.editing.dampening import SSD, Potion, cross_entropy, dampening, importances, logit_length, top_threshold
+from vitmem.editing.data import EditData
 from vitmem.editing.prune import Magnitude, Wanda, largest
 from vitmem.editing.sap import SAP, first, projection
 from vitmem.editing.svd import SVD

@@ -4,16 +4,16 @@ import pytest
 import torch
 from cases import TINY, vit
 
+from vitmem.attacks import attacks
+from vitmem.attacks.connectivity import LOSSES, Connectivity, barrier, between, distances, memory_back
+from vitmem.attacks.contract import AttackData
+from vitmem.attacks.finetune import fine_tune
+from vitmem.attacks.scoring import ACCURACIES
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-from vitmem import models
-from vitmem.attacks.contract import AttackData
-from vitmem.attacks import attacks
-from vitmem.attacks.connectivity import LOSSES, Connectivity, barrier, between, distances, memory_back
-from vitmem.attacks.finetune import fine_tune
-from vitmem.attacks.scoring import ACCURACIES
+from vitmem.models.build import create
 from vitmem.training.errors import TrainingDiverged
 
 ALPHAS = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -64,7 +64,7 @@ def data():
 
 
 def made(seed):
-    return models.create(TINY.timm_arguments((1, 8, 8), 10), seed=seed).eval()
+    return create(TINY.timm_arguments((1, 8, 8), 10), seed=seed).eval()
 
 
 def attacked(model, data, tmp_path, references, subject="edit", **options):

@@ -8,9 +8,18 @@ from torch import nn
 
 from vitmem.curvature.collect import collect_factors, collect_moments
 from vitmem.curvature.factors import LayerFactors, load_sums, save_sums
+from vitmem.curvature.filters import graded_filter, hard_masks, random_mask, smallest_mask
 from vitmem.curvature.layers import LinearMap, linear_maps
-from vitmem.curvature.moments import LabelRule, SecondMoment, add_gradient_moment, add_second_moment, keyed_uniform, mirror, sample_labels
-from vitmem.curvature.spectrum import DenseMass, KroneckerMass, Target, decompose, decompose_all, find_threshold, graded_filter, hard_masks, random_mask, smallest_mask
+from vitmem.curvature.moments import (
+    LabelRule,
+    SecondMoment,
+    add_gradient_moment,
+    add_second_moment,
+    keyed_uniform,
+    mirror,
+    sample_labels,
+)
+from vitmem.curvature.spectrum import DenseMass, KroneckerMass, Target, decompose, decompose_all, find_threshold
 from vitmem.models.layers import expand_braces, select_layers
 
 LAYERS = "blocks.* head"

@@ -5,11 +5,11 @@ import torch
 from cases import VITS, loader, vit
 from torch import nn
 
-from vitmem.datamodules.batch import InMemoryLoader
 from vitmem.curvature.collect import collect_factors, collect_moments
 from vitmem.curvature.layers import linear_maps
 from vitmem.curvature.moments import LabelRule, keyed_uniform, sample_labels
 from vitmem.curvature.spectrum import decompose_all
+from vitmem.datamodules.batch import InMemoryLoader
 from vitmem.models.layers import select_layers
 
 curvlinops = pytest.importorskip("curvlinops", reason="curvlinops-for-pytorch is not installed")

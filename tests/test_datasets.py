@@ -17,12 +17,24 @@ from PIL import Image
 from torchvision import datasets as tv
 from torchvision.datasets import imagenet as tv_imagenet
 
-from vitmem.datamodules import SVHN, Cifar10, Cifar100, FashionMNIST, ImageFolder, ImageNet, Npz, class_names, datasets, images
+from vitmem.cli import main
+from vitmem.datamodules import (
+    SVHN,
+    Cifar10,
+    Cifar100,
+    FashionMNIST,
+    ImageFolder,
+    ImageNet,
+    Npz,
+    class_names,
+    datasets,
+    images,
+)
 from vitmem.datamodules.batch import Examples, InMemoryLoader
 from vitmem.datamodules.noise import NOISES
 from vitmem.datamodules.sources import ImageData
-from vitmem import config
-from vitmem.cli import main
+from vitmem.options import summary
+from vitmem.runs.config import RunConfig, parser_for, run_config
 
 RNG = np.random.RandomState(0)
 
@@ -51,15 +63,15 @@ def make_folder(root, classes=("cat", "dog"), train=3, validation=2, name="val",
 
 @pytest.mark.parametrize("name", sorted(datasets()))
 def test_options_survive_the_configuration_file(name):
-    assert config.summary(datasets()[name])
+    assert summary(datasets()[name])
     for kind in NOISES:
-        settings = config.RunConfig(data=datasets()[name](), noise=NOISES[kind]())
+        settings = RunConfig(data=datasets()[name](), noise=NOISES[kind]())
         text = yaml.safe_dump(settings.to_dict())
-        assert config.RunConfig.from_dict(yaml.safe_load(text)) == settings
+        assert RunConfig.from_dict(yaml.safe_load(text)) == settings
 
 
 def read_options(*arguments):
-    return config.run_config(config.parser_for(arguments, "train", "").read(arguments))
+    return run_config(parser_for(arguments, "train", "").read(arguments))
 
 
 def test_offline_is_spelled_in_short_and_means_nothing_where_nothing_is_downloaded():
@@ -249,7 +261,7 @@ def folder(tmp_path, monkeypatch):
     make_folder(tmp_path / "data")
     count = []
     decode = images.decode
-    monkeypatch.setattr("datamodules.folder.decode", lambda *args: count.append(1) or decode(*args))
+    monkeypatch.setattr("vitmem.datamodules.folder.decode", lambda *args: count.append(1) or decode(*args))
     return tmp_path / "data", count
 
 

@@ -11,19 +11,19 @@ import torch
 from safetensors.torch import load_file
 from test_distributed import launch, relative
 
+from vitmem.cli import main
 from vitmem.datamodules.batch import Examples, InMemoryLoader, Share
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-from vitmem import models
-from vitmem.cli import main
-from vitmem.training.keeper import ACCURACIES
-from vitmem.training.config import TrainerConfig
+from vitmem.models.build import create
+from vitmem.models.config import ModelConfig
+from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.devices import clean_name
-from vitmem.training.config import TrainConfig
 from vitmem.training.fit import fit
+from vitmem.training.keeper import ACCURACIES
 
-MODEL = models.ModelConfig(width=16, depth=2, heads=2, patch=4)
+MODEL = ModelConfig(width=16, depth=2, heads=2, patch=4)
 # float64, so that what is left of the order of sums is far below what Adam makes of gradients that are zero
 OPTIONS = [
     "--model.width=16", "--model.depth=2", "--model.heads=2", "--model.patch=4", "--train.epochs=3",
@@ -35,7 +35,7 @@ def train(folder, batch_size=432, **options):
     """Return the weights and the rows of a small training in this process."""
     folder.mkdir()
     data = MemorisationData(Digits(), Symmetric(), batch_size=batch_size)
-    model = models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
+    model = create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
     trainer = TrainerConfig(accelerator="cpu", **{"precision": "64-true", **options})
     config = TrainConfig(epochs=2, batch_size=batch_size, warmup_epochs=1, clip=0.5)
     return fit(model, data, config, trainer, seed=0, folder=folder)[0], rows(folder)
@@ -95,7 +95,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_examples(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     data = MemorisationData(Digits(), Symmetric(), batch_size=1296)  # the second step has one example
-    model = models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
+    model = create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     config = TrainConfig(epochs=1, batch_size=1296, lr=1e-12)
     fit(model, data, config, TrainerConfig(accelerator="cpu"), seed=0, folder=folder)
@@ -166,11 +166,12 @@ def test_lightning_starts_the_second_process(one_process, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     environment = {k: v for k, v in environment.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK")}
     code = (
-        "import os, signal, sys; from vitmem import training; original = training.MemorisationModule.training_step\n"
+        "import os, signal, sys; from vitmem.training.module import MemorisationModule\n"
+        "original = MemorisationModule.training_step\n"
         "def step(self, batch, batch_idx):\n"
         "    if self.global_step == 5 and self.global_rank == 0: os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return original(self, batch, batch_idx)\n"
-        "training.MemorisationModule.training_step = step\n"
+        "MemorisationModule.training_step = step\n"
         "from vitmem.cli import main; sys.exit(main())\n"
     )
     script = tmp_path / "stopping.py"

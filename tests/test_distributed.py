@@ -15,16 +15,16 @@ import pytest
 import torch
 from cases import DoubleLoader, loader, vit
 
-from vitmem.datamodules.batch import keyed_generator
-from vitmem.datamodules.digits import Digits
-from vitmem.datamodules.module import MemorisationData
-from vitmem.datamodules.noise import Symmetric
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.curvature.collect import collect_factors, collect_moments
 from vitmem.curvature.factors import LayerFactors, LayerMoments, load_sums, save_sums
 from vitmem.curvature.layers import linear_maps
 from vitmem.curvature.moments import LabelRule
 from vitmem.curvature.spectrum import Eigenbasis
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
 from vitmem.distributed import process_group, share
 from vitmem.editing.data import EditData
 from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs
@@ -292,9 +292,10 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-from vitmem.checkpoints import SafeCheckpointIO
+from vitmem.training.checkpoints import SafeCheckpointIO
 from vitmem.distributed import all_sum, process_group, share
-from vitmem.keeper import Interrupted, Keeper
+from vitmem.training.errors import Interrupted
+from vitmem.training.keeper import Keeper
 with process_group():
     keeper = Keeper(Path(), SafeCheckpointIO(True), minutes=1, epochs=0, line_seconds=None)
     if share()[0] == 1:  # it alone is told to end, and does not know that the last checkpoint could not be written

@@ -12,17 +12,17 @@ import pytest
 import torch
 from cases import TINY
 
+from vitmem.cli import main
+from vitmem.curvature.cache import CurvatureCache
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-from vitmem import editing, models
-from vitmem.cli import main
-from vitmem.curvature.cache import CurvatureCache
-from vitmem.editing.contract import TRACKS, Edit, EditDiverged, EditResult, track
-from vitmem.editing.data import EditData
+from vitmem.editing import edits
 from vitmem.editing.attempt import attempt
+from vitmem.editing.contract import TRACKS, Edit, EditDiverged, EditResult, track
 from vitmem.editing.cost import ExtraMemory
+from vitmem.editing.data import EditData
 from vitmem.editing.finetune import OracleLabels
 from vitmem.editing.kfac import KFAC
 from vitmem.editing.known import drawn, known_noisy, tuning_half
@@ -30,11 +30,14 @@ from vitmem.evaluation.metrics import at_chance, compute
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable
 from vitmem.experiment.drawing import best_edit
 from vitmem.experiment.results import evaluate_folder
+from vitmem.models.build import create
+from vitmem.runs.edit import make_edit
+from vitmem.runs.evaluate import evaluate
 from vitmem.runs.trained import TrainedRun
 
 DATA = MemorisationData(Digits(), Symmetric())
 NOISY = DATA.train_examples.is_noisy
-MODEL = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
+MODEL = create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
 SEEN: list[torch.Tensor] = []
 
 
@@ -69,8 +72,8 @@ class Explode(Edit):
 
 @pytest.fixture
 def registered(monkeypatch):
-    ours = {**editing.edits(), "reader": Reader, "explode": Explode}
-    for module in ("vitmem.editing", "vitmem.config"):
+    ours = {**edits(), "reader": Reader, "explode": Explode}
+    for module in ("vitmem.editing", "vitmem.cli.edit", "vitmem.runs.named", "vitmem.experiment.results"):
         monkeypatch.setattr(f"{module}.edits", lambda: ours)
 
 
@@ -237,22 +240,22 @@ def test_the_known_share_is_recorded_and_changes_the_edit(cli, registered, run_f
 
 def test_weights_made_again_keep_their_first_cost(run_folder):
     run, file = TrainedRun.open(run_folder), run_folder / "edits" / "again" / "edit.json"
-    content = run.edit(Reader(), "reader", "again", save=False)
+    content = make_edit(run, Reader(), "reader", "again", save=False)
     content["cost"]["seconds"] = 7.0  # as if it had taken longer at first
     file.write_text(json.dumps(content))
-    assert run.edit(Reader(), "reader", "again", force=True)["cost"] == content["cost"]
-    assert run.edit(Reader(epochs=1), "reader", "again", force=True)["cost"]["seconds"] == 1.0
+    assert make_edit(run, Reader(), "reader", "again", force=True)["cost"] == content["cost"]
+    assert make_edit(run, Reader(epochs=1), "reader", "again", force=True)["cost"]["seconds"] == 1.0
 
 
 def test_two_points_with_the_same_options_are_made_once(run_folder, monkeypatch):
     run, made = TrainedRun.open(run_folder), []
-    monkeypatch.setattr("vitmem.trained.attempt", lambda *a, **o: made.append(1) or attempt(*a, **o))
+    monkeypatch.setattr("vitmem.runs.edit.attempt", lambda *a, **o: made.append(1) or attempt(*a, **o))
     for edit_id, epochs in (("best", 1), ("at0.2", 1), ("at0.05", 2)):
-        content = run.edit(Reader(epochs=epochs), "reader", edit_id, save=False, tuned={"point": edit_id})
+        content = make_edit(run, Reader(epochs=epochs), "reader", edit_id, save=False, tuned={"point": edit_id})
         assert (content["id"], content["tuned"]) == (edit_id, {"point": edit_id})
-        assert run.evaluate(edit_id)["metrics"]
+        assert evaluate(run, edit_id)["metrics"]
     assert len(made) == 2
-    run.edit(Reader(epochs=2), "reader", "again", save=False, force=True)
+    make_edit(run, Reader(epochs=2), "reader", "again", save=False, force=True)
     assert len(made) == 3
 
 

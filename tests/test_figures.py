@@ -6,16 +6,14 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vitmem import figures
+from vitmem.evaluation.comparison import comparison_csv
 from vitmem.figures import comparison, draw_all, frontier, sheet, spectra, staircase, style, sweep, training
 from vitmem.figures.kronecker import PairMasses
 from vitmem.figures.tables import families, read_csv, seed_folders
-from vitmem.evaluation.comparison import comparison_csv
 
 ACCURACIES = list(style.ACCURACIES)
 SHEET = {
@@ -94,11 +92,11 @@ def test_same_input_gives_same_bytes_in_another_process_without_torch_or_pyplot(
         write_experiment(tmp_path / copy)
     draw_all(tmp_path / "a")
     code = f"""if True:
-        import sys, figures
+        import sys
+        from vitmem import figures
         figures.draw_all({str(tmp_path / "b")!r})
-        assert not {{"torch", "matplotlib.pyplot", "vitmem", "datamodules"}} & set(sys.modules)"""
-    root = Path(figures.__file__).parents[1]
-    subprocess.run([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONHASHSEED": "7"}, check=True)
+        assert not {{"torch", "matplotlib.pyplot", "vitmem.datamodules"}} & set(sys.modules)"""
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"}, check=True)
     assert contents(tmp_path / "a/figures") == contents(tmp_path / "b/figures")
 
 

@@ -5,25 +5,24 @@ import math
 import numpy as np
 import pytest
 import torch
-import yaml
 from cases import TINY
 from safetensors.torch import save_file
 from scipy import stats
 
+from vitmem.attacks import attacks
+from vitmem.attacks import scores as s
+from vitmem.attacks.contract import AttackData
+from vitmem.attacks.membership import Membership, audit
+from vitmem.attacks.shadows import Shadow, ShadowCache, confidences, make_pairs, wrong_validation
 from vitmem.datamodules.augment import Augment
 from vitmem.datamodules.batch import Share, keyed_generator
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import PairFlip, Symmetric
-from vitmem import models
-from vitmem.attacks.contract import AttackData
-from vitmem.attacks import attacks
-from vitmem.attacks import scores as s
-from vitmem.attacks.membership import Membership, audit
-from vitmem.attacks.shadows import Shadow, ShadowCache, confidences, make_pairs, wrong_validation
+from vitmem.models.build import create
 from vitmem.runs.config import RunConfig
-from vitmem.training.config import TrainerConfig
-from vitmem.training.config import TrainConfig
+from vitmem.runs.fresh import recipe_of
+from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.fit import sharing
 
 RNG = np.random.RandomState(0)
@@ -162,7 +161,7 @@ def test_labels_from_elsewhere_are_drawn_as_the_noisy_examples_have_them():
 
 
 def test_confidence_is_the_log_odds_of_the_given_label(data):
-    model = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
+    model = create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
     pairs = make_pairs(data)
     phi, correct = confidences(model, data, pairs.candidates)
     batch = next(iter(data.loader(pairs.candidates, 200)))
@@ -183,28 +182,26 @@ CONFIG = RunConfig(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("run")
-    (path / "config.yaml").write_text(yaml.safe_dump(CONFIG.to_dict()))
-    (path / "attacks").mkdir()
-    return path / "attacks"
+    return tmp_path_factory.mktemp("attacks")
 
 
-def attacked(data, folder, subject="base", options=None):
+def attacked(data, folder, subject="base", options=None, recipe=True):
     """Return the result of the attack on a model of the references 0 (base) and 1 (retrain)."""
     made = {
-        name: models.create(TINY.timm_arguments((1, 8, 8), 10), seed=k).eval()
-        for k, name in enumerate(("base", "retrain"))
+        name: create(TINY.timm_arguments((1, 8, 8), 10), seed=k).eval() for k, name in enumerate(("base", "retrain"))
     }
     before = {name: value.clone() for name, value in made[subject].state_dict().items()}
     found = Membership(**(options or {})).apply(
-        made[subject], AttackData(data, subject, made.get, folder), keyed_generator(0)
+        made[subject],
+        AttackData(data, subject, made.get, folder, recipe=recipe_of(CONFIG, data) if recipe else None),
+        keyed_generator(0),
     )
     assert all(torch.equal(value, before[name]) for name, value in made[subject].state_dict().items())
     return found
 
 
 def test_halves_are_complementary_and_every_pair_is_left_out_equally_often(data, folder):
-    cache = ShadowCache(data, make_pairs(data), CONFIG, folder, seed=0)
+    cache = ShadowCache(data, make_pairs(data), recipe_of(CONFIG, data), folder, seed=0)
     kept = torch.stack([cache.kept(number) for number in range(6)])
     assert (kept.sum(0) == 3).all()
     assert not torch.equal(kept[0], kept[2])
@@ -221,7 +218,7 @@ def test_shadow_models_are_trained_once_and_shared(data, folder, monkeypatch):
     # one model with and one without each pair: no variance for each, and so none for all
     assert "0 members" in first.report["undefined"]["lira.auc"]
     assert not math.isnan(first.rows[-1]["auc"])
-    monkeypatch.setattr("vitmem.attacks.shadows.fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("vitmem.training.fit.fit", lambda *a, **k: pytest.fail("trained again"))
     assert attacked(data, folder).rows == alone.rows  # whatever is there
     again = attacked(data, folder, subject="retrain", options={"shadows": 2})
     assert [row["score"] for row in again.rows] == names
@@ -241,10 +238,10 @@ def test_shadow_models_are_trained_once_and_shared(data, folder, monkeypatch):
 def test_scores_of_shadow_models_belong_to_the_right_pairs(data, tmp_path):
     """Shadow models are 4 surer of pairs that they saw; the model is so of some pairs, and LiRA must tell which."""
     pairs = make_pairs(data)
-    model = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
+    model = create(TINY.timm_arguments((1, 8, 8), 10), seed=0).eval()
     phi_Q = np.concatenate([confidences(model, data, p)[0] for p in (pairs.train, pairs.candidates, pairs.population)])
     seen_Q = np.random.RandomState(3).rand(len(phi_Q)) < 0.5
-    cache = ShadowCache(data, pairs, CONFIG, tmp_path, seed=0)
+    cache = ShadowCache(data, pairs, recipe_of(CONFIG, data), tmp_path, seed=0)
     cache.folder.mkdir()
     for number in range(6):
         kept = cache.kept(number).numpy()
@@ -260,7 +257,7 @@ def test_scores_of_shadow_models_belong_to_the_right_pairs(data, tmp_path):
 
 
 def test_shadow_models_follow_the_recipe_of_the_run(tmp_path, monkeypatch):
-    start = models.create(TINY.timm_arguments((1, 8, 8), 10), seed=9).state_dict()
+    start = create(TINY.timm_arguments((1, 8, 8), 10), seed=9).state_dict()
     save_file(start, tmp_path / "start.safetensors")
     config = dataclasses.replace(
         CONFIG,
@@ -288,12 +285,14 @@ def test_shadow_models_follow_the_recipe_of_the_run(tmp_path, monkeypatch):
         assert len(next(iter(loader)).image) == 100  # two batches make up the run's 200
         raise Trained
 
-    monkeypatch.setattr("vitmem.attacks.shadows.fit", fit)
+    monkeypatch.setattr("vitmem.training.fit.fit", fit)
     with pytest.raises(Trained):
-        ShadowCache(data, pairs, config, tmp_path, seed=0).get(1)
+        ShadowCache(data, pairs, recipe_of(config, data), tmp_path, seed=0).get(1)
 
     def key(**changed):
-        return ShadowCache(data, pairs, dataclasses.replace(config, **changed), tmp_path, seed=0).folder
+        return ShadowCache(
+            data, pairs, recipe_of(dataclasses.replace(config, **changed), data), tmp_path, seed=0
+        ).folder
 
     assert key(trainer=TrainerConfig(accelerator="cpu", accumulate=2)) == key()
     assert len({key(), key(augment=Augment()), key(model=TINY), key(train=TrainConfig(epochs=2))}) == 4
@@ -304,11 +303,10 @@ def test_shadow_models_follow_the_recipe_of_the_run(tmp_path, monkeypatch):
         key(train=TrainConfig(early_stop=True))
 
 
-def test_an_interrupted_shadow_model_goes_on(data, folder, tmp_path, monkeypatch):
+def test_an_interrupted_shadow_model_goes_on(data, tmp_path, monkeypatch):
     from vitmem.attacks import shadows as module
 
-    (tmp_path / "config.yaml").write_text((folder.parent / "config.yaml").read_text())
-    cache = ShadowCache(data, make_pairs(data), CONFIG, tmp_path, seed=0)
+    cache = ShadowCache(data, make_pairs(data), recipe_of(CONFIG, data), tmp_path, seed=0)
     original = module.confidences
     monkeypatch.setattr(module, "confidences", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -317,7 +315,7 @@ def test_an_interrupted_shadow_model_goes_on(data, folder, tmp_path, monkeypatch
     assert (cache.folder / "shadow0000.work" / "checkpoints" / "last.ckpt").exists()
     monkeypatch.setattr(module, "confidences", original)
     (resumed,) = cache.get(1)
-    (whole,) = ShadowCache(data, make_pairs(data), CONFIG, tmp_path / "other", seed=0).get(1)
+    (whole,) = ShadowCache(data, make_pairs(data), recipe_of(CONFIG, data), tmp_path / "other", seed=0).get(1)
     assert np.array_equal(resumed.phi, whole.phi)
     assert [p.name for p in cache.folder.iterdir()] == ["shadow0000.npz"]
 
@@ -342,5 +340,5 @@ def test_options_and_registry(data, tmp_path):
     for options, message in (({"shadows": 1}, "shadows is 1"), ({"rmia_a": 2.0}, "rmia_a is 2.0")):
         with pytest.raises(ValueError, match=message):
             Membership(**options)
-    with pytest.raises(ValueError, match=r"no config.yaml lies above .* have no recipe; set shadows to 0"):
-        attacked(data, tmp_path, options={"shadows": 2})
+    with pytest.raises(ValueError, match="it is not known how this model was trained.*; set shadows to 0"):
+        attacked(data, tmp_path, options={"shadows": 2}, recipe=False)

@@ -7,7 +7,9 @@ from cases import QUICK
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from vitmem import models, pretrained
+from vitmem.models.build import create
+from vitmem.models.config import ModelConfig
+from vitmem.models.weights import read_pretrained
 
 SIZES = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4}
 
@@ -23,8 +25,8 @@ def from_timm(**options):
 
 
 def ours(image=(1, 8, 8), classes=10, **options):
-    config = models.ModelConfig(**({"width": 16, "depth": 2, "heads": 2, "patch": 4} | options))
-    return models.create(config.timm_arguments(image, classes), seed=1)
+    config = ModelConfig(**({"width": 16, "depth": 2, "heads": 2, "patch": 4} | options))
+    return create(config.timm_arguments(image, classes), seed=1)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_the_same_size_gives_the_same_function(tmp_path, suffix):
     else:
         save_file(source.state_dict(), path)
     model = ours((3, 16, 16), 7).eval()
-    weights, notes = pretrained.read(path, model)
+    weights, notes = read_pretrained(path, model)
     model.load_state_dict(weights)
     image = torch.randn(2, 3, 16, 16)
     assert torch.equal(model(image), source(image))
@@ -54,7 +56,7 @@ def test_the_same_size_gives_the_same_function(tmp_path, suffix):
 
 def test_other_sizes_channels_and_classes(file):
     source, model = load_file(file), ours((1, 8, 8), 10)
-    weights, notes = pretrained.read(file, model)
+    weights, notes = read_pretrained(file, model)
     assert notes == ["start anew: head.weight, head.bias"]
     assert not {"head.weight", "head.bias"} & set(weights)
     assert torch.allclose(weights["patch_embed.proj.weight"], source["patch_embed.proj.weight"].sum(1, keepdim=True))
@@ -68,7 +70,7 @@ def test_other_sizes_channels_and_classes(file):
 
 
 def test_another_patch_size_is_resampled(file):
-    weights, _ = pretrained.read(file, ours((3, 16, 16), 7, patch=8))
+    weights, _ = read_pretrained(file, ours((3, 16, 16), 7, patch=8))
     assert weights["patch_embed.proj.weight"].shape == (16, 3, 8, 8)
     assert weights["pos_embed"].shape == (1, 5, 16)
 
@@ -86,12 +88,12 @@ def test_another_patch_size_is_resampled(file):
 )
 def test_models_of_another_shape_are_refused(file, options, message):
     with pytest.raises(ValueError, match=message) as error:
-        pretrained.read(file, ours((3, 16, 16), 7, **options))
+        read_pretrained(file, ours((3, 16, 16), 7, **options))
     assert "\n" not in str(error.value)
 
 
 def test_what_the_model_lacks_is_told(file):
-    _, notes = pretrained.read(file, ours((3, 16, 16), 7, depth=1))
+    _, notes = read_pretrained(file, ours((3, 16, 16), 7, depth=1))
     assert len(notes) == 1
     assert notes[0].startswith("are not used: blocks.1.")
     assert notes[0].endswith(" and 7 more")
@@ -106,7 +108,7 @@ def test_a_pickle_with_code_is_refused(tmp_path, capsys):
     path = tmp_path / "evil.pth"
     torch.save({"state_dict": Evil()}, path)
     with pytest.raises(ValueError, match="holds other things than tensors, which could run code"):
-        pretrained.read(path, ours())
+        read_pretrained(path, ours())
     assert "code ran" not in capsys.readouterr().out
 
 

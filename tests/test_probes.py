@@ -6,14 +6,14 @@ import torch
 from cases import vit
 from sklearn.linear_model import LogisticRegression
 
+from vitmem.attacks import attacks
+from vitmem.attacks.contract import AttackData
+from vitmem.attacks.logistic import choose_l2, fit_logistic, log_probabilities, standardised
+from vitmem.attacks.probes import HEAD, Imprint, Probes, features_of, label_probe, new_head, other_task, permuted
 from vitmem.datamodules.batch import Examples, keyed_generator
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-from vitmem.attacks.contract import AttackData
-from vitmem.attacks import attacks
-from vitmem.attacks.logistic import choose_l2, fit_logistic, log_probabilities, standardised
-from vitmem.attacks.probes import HEAD, Imprint, Probes, features_of, label_probe, new_head, other_task, permuted
 
 
 def random_problem(n=60, d=7, classes=3, problems=2):

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from vitmem import experiment, models
 from vitmem.cli import main
+from vitmem.models.build import create
+from vitmem.models.layers import select_layers
 from vitmem.training.module import warmup_cosine
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
@@ -32,7 +33,7 @@ def planned(monkeypatch):
             found.append(plan)
             raise Reached
 
-        monkeypatch.setattr(experiment, "run", reached)
+        monkeypatch.setattr("vitmem.experiment.run.run", reached)
         with pytest.raises(Reached):
             main(["run", str(path)])
         return found[0]
@@ -45,7 +46,7 @@ def test_models_and_edits_of_every_experiment_fit_each_other(path, planned):
     plan = planned(path)
     assert plan.name == path.stem
     shape, classes = SHAPES[path.stem.split("_")[0]]
-    model = models.create(plan.run.model.timm_arguments(shape, classes), device="meta")
+    model = create(plan.run.model.timm_arguments(shape, classes), device="meta")
     for item in plan.edits:
         item.edit.check(model)
     assert plan.edits
@@ -62,9 +63,9 @@ def test_imagenet_is_trained_and_edited_as_published(planned):
     assert (train.epochs, train.batch_size, train.lr, train.weight_decay) == (300, 4096, 3e-3, 0.3)
     assert (train.clip, train.label_smoothing, plan.run.model.dropout) == (1.0, 0.0, 0.1)
     assert (plan.run.noise.kind, plan.run.noise.rate) == ("symmetric", 0.1)
-    model = models.create(plan.run.model.timm_arguments((3, 224, 224), 1000), device="meta")
+    model = create(plan.run.model.timm_arguments((3, 224, 224), 1000), device="meta")
     assert sum(parameter.numel() for parameter in model.parameters()) == 86_567_656
     edit = next(item.edit for item in plan.edits if item.edit_id == "published-rho0.75")
-    assert list(models.select_layers(model, edit.layers)) == [f"blocks.{b}.mlp.fc{k}" for b in (0, 11) for k in (1, 2)]
+    assert list(select_layers(model, edit.layers)) == [f"blocks.{b}.mlp.fc{k}" for b in (0, 11) for k in (1, 2)]
     assert (edit.tokens, edit.labels, edit.draws, edit.examples) == ("cls", "sampled", 1, 10_000)
     assert (edit.scope, edit.filter, edit.moments) == ("layer", "hard", "kfac")

@@ -83,7 +83,7 @@ def test_edit_again_does_nothing_and_other_options_are_refused(cli, run_folder):
     before = weights.stat().st_mtime_ns
     assert cli("edit", "kfac", run_folder, "--rho=0.9")[0] == 0
     assert weights.stat().st_mtime_ns == before
-    code, _, errors = cli("edit", "kfac", run_folder, "--rho=0.9", "--tokens=mean")
+    code, _, errors = cli("edit", "kfac", run_folder, "--rho=0.9", "--tokens=mean", "--id=kfac-rho0.9")
     assert code == 2
     assert "tokens: all there, mean asked for" in errors
     assert weights.stat().st_mtime_ns == before

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,25 +11,26 @@ import torch
 from cases import QUICK
 from PIL import Image
 
+from vitmem.attacks.probes import other_task
+from vitmem.attacks.relearn import Relearn
+from vitmem.attacks.shadows import make_pairs
+from vitmem.cli import main
+from vitmem.curvature.cache import CurvatureConfig
 from vitmem.datamodules import ImageFolder
 from vitmem.datamodules.augment import Augment
 from vitmem.datamodules.batch import Examples, InMemoryLoader
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.datamodules.streaming import StreamedImages, StreamingLoader, _leave_signals_to_the_parent, evenly
-from vitmem import models, training
-from vitmem.attacks.probes import other_task
-from vitmem.attacks.relearn import Relearn
-from vitmem.attacks.shadows import make_pairs
-from vitmem.cli import main
-from vitmem.curvature.cache import CurvatureConfig
 from vitmem.editing.data import EditData
+from vitmem.models.build import create
+from vitmem.models.config import ModelConfig
+from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.errors import Interrupted
-from vitmem.training.config import TrainerConfig
-from vitmem.training.config import TrainConfig
 from vitmem.training.fit import fit
+from vitmem.training.module import MemorisationModule
 
-MODEL = models.ModelConfig(width=16, depth=1, heads=2, patch=4)
+MODEL = ModelConfig(width=16, depth=1, heads=2, patch=4)
 TRAIN = TrainConfig(epochs=2, batch_size=16, warmup_epochs=1)
 
 
@@ -233,14 +233,14 @@ def test_edits_and_curvature_read_streamed_images(root):
 def train(source, run):
     run.mkdir(exist_ok=True)
     data = MemorisationData(source, Symmetric(), batch_size=16, seed=1, augment=Augment(pad=2))
-    model = models.create(MODEL.timm_arguments((3, 16, 16), 3), seed=1)
+    model = create(MODEL.timm_arguments((3, 16, 16), 3), seed=1)
     fit(model, data, TRAIN, TrainerConfig(accelerator="cpu"), seed=1, folder=run)
     return model.state_dict(), (run / "metrics.csv").read_text()
 
 
 def test_a_streamed_run_is_bitwise_that_of_the_decoded_set_and_resumes(root, tmp_path, monkeypatch):
     weights, metrics = train(folder(root, streaming=False), tmp_path / "decoded")
-    original = training.MemorisationModule.training_step
+    original = MemorisationModule.training_step
 
     def pressed(self, batch, batch_idx):
         if self.global_step == 8:
@@ -248,7 +248,7 @@ def test_a_streamed_run_is_bitwise_that_of_the_decoded_set_and_resumes(root, tmp
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.MemorisationModule, "training_step", pressed)
+        patch.setattr(MemorisationModule, "training_step", pressed)
         with pytest.raises(Interrupted):
             train(folder(root, workers=1), tmp_path / "streamed")
     found, table = train(folder(root, workers=1), tmp_path / "streamed")
@@ -296,8 +296,7 @@ def test_a_loader_makes_batches_on_its_device():
 
 def test_images_that_do_not_fit_stay_with_the_host(root, monkeypatch, capsys):
     data = MemorisationData(folder(root, streaming=False), Symmetric())
-    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 105 * 3 * 16 * 16 - 1, 10**9))
-    data.setup("fit")
+    data.to_device(torch.device("cuda"))
     assert "stay in the host's memory" in capsys.readouterr().out
     assert data.train_examples.image is data.data.train_image

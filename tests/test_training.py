@@ -15,15 +15,14 @@ from cases import QUICK
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
-from vitmem import models, training
-from vitmem.training.errors import Interrupted
-from vitmem.training.config import TrainerConfig
-from vitmem.training.config import TrainConfig
-from vitmem.training.errors import TrainingDiverged
+from vitmem.models.build import create
+from vitmem.models.config import ModelConfig
+from vitmem.training.config import TrainConfig, TrainerConfig
+from vitmem.training.errors import Interrupted, TrainingDiverged
 from vitmem.training.fit import fit
-from vitmem.training.module import warmup_cosine
+from vitmem.training.module import MemorisationModule, warmup_cosine
 
-MODEL = models.ModelConfig(width=16, depth=2, heads=2, patch=4, dropout=0.1, drop_path=0.1)
+MODEL = ModelConfig(width=16, depth=2, heads=2, patch=4, dropout=0.1, drop_path=0.1)
 TRAIN = TrainConfig(epochs=4, batch_size=250, warmup_epochs=1, eval_every=2)  # 6 steps an epoch
 
 
@@ -31,7 +30,7 @@ def train(folder, config=TRAIN, **data):
     """Return weights and metrics.csv of a small training in a folder."""
     folder.mkdir(exist_ok=True)
     module = MemorisationData(Digits(), Symmetric(), batch_size=config.batch_size, seed=3, **data)
-    model = models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=3)
+    model = create(MODEL.timm_arguments((1, 8, 8), 10), seed=3)
     fit(model, module, config, TrainerConfig(accelerator="cpu"), seed=3, folder=folder)
     return model.state_dict(), (folder / "metrics.csv").read_text()
 
@@ -46,12 +45,12 @@ def interrupt_at(monkeypatch):
     """Press Ctrl-C in the given step."""
 
     def at(step):
-        def pressed(self, batch, batch_idx, original=training.MemorisationModule.training_step):
+        def pressed(self, batch, batch_idx, original=MemorisationModule.training_step):
             if self.global_step == step:
                 os.kill(os.getpid(), signal.SIGINT)
             return original(self, batch, batch_idx)
 
-        monkeypatch.setattr(training.MemorisationModule, "training_step", pressed)
+        monkeypatch.setattr(MemorisationModule, "training_step", pressed)
 
     return at
 
@@ -90,7 +89,7 @@ def test_how_often_is_evaluated_changes_nothing_but_the_table(uninterrupted, tmp
 
 def test_the_metrics_are_those_of_the_final_weights(uninterrupted):
     weights, metrics = uninterrupted
-    model = models.create(MODEL.timm_arguments((1, 8, 8), 10))
+    model = create(MODEL.timm_arguments((1, 8, 8), 10))
     model.load_state_dict(weights)
     data = MemorisationData(Digits(), Symmetric())
     last = list(csv.DictReader(metrics.splitlines()))[-1]
@@ -119,7 +118,7 @@ def test_without_noise_the_noisy_accuracies_are_unknown_not_zero(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     data = MemorisationData(Digits(), Symmetric(rate=0.0), batch_size=600)
-    model = models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
+    model = create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
     fit(model, data, TrainConfig(epochs=1), TrainerConfig(accelerator="cpu"), seed=0, folder=folder)
     (row,) = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
     assert row["memorized_accuracy"] == row["ground_truth_accuracy"] == ""
@@ -127,14 +126,14 @@ def test_without_noise_the_noisy_accuracies_are_unknown_not_zero(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(tmp_path, monkeypatch):
-    original = training.MemorisationModule.training_step
+    original = MemorisationModule.training_step
 
     def poisoned(self, batch, batch_idx):
         if self.global_step == 8:
             batch = batch._replace(image=batch.image * math.nan)
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(training.MemorisationModule, "training_step", poisoned)
+    monkeypatch.setattr(MemorisationModule, "training_step", poisoned)
     with pytest.raises(TrainingDiverged, match=r"not finite at step 8 \(epoch 1\); lower train.lr"):
         train(tmp_path / "run")
 
@@ -163,7 +162,7 @@ def test_ctrl_c_in_the_last_epoch_stops_too_and_nothing_is_lost(step, uninterrup
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_precisions_train_with_clipping(precision, tmp_path):
     data = MemorisationData(Digits(), Symmetric(), batch_size=600)
-    model = models.create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
+    model = create(MODEL.timm_arguments((1, 8, 8), 10), seed=0)
     trainer = TrainerConfig(accelerator="cpu", precision=precision)
     fit(model, data, TrainConfig(epochs=1), trainer, seed=0, folder=tmp_path)
     assert (tmp_path / "metrics.csv").read_text().count("\n") == 2

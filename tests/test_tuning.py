@@ -10,13 +10,25 @@ import pytest
 import torch
 
 from vitmem.datamodules.batch import keyed_generator
-from vitmem import editing
+from vitmem.editing import edits
 from vitmem.editing.contract import Edit, EditDiverged, EditResult
 from vitmem.editing.finetune import FineTune
 from vitmem.evaluation.comparison import compare, comparison_table
 from vitmem.experiment.plan import plan_edits
+from vitmem.experiment.tuning import (
+    WORST,
+    Bench,
+    Tuning,
+    best,
+    check_space,
+    draw,
+    matched,
+    objective,
+    propose,
+    tune,
+    within_drop,
+)
 from vitmem.runs.trained import TrainedRun
-from vitmem.experiment.tuning import WORST, Bench, Tuning, best, check_space, draw, matched, objective, propose, tune, within_drop
 
 FORGOTTEN: list[torch.Tensor] = []
 APPLIED: list[float] = []
@@ -70,9 +82,9 @@ def test_a_range_that_there_is_not(spec):
         check_space("shift", Shift(), spec)
 
 
-@pytest.mark.parametrize("name", sorted(editing.edits()))
+@pytest.mark.parametrize("name", sorted(edits()))
 def test_every_registered_space_is_one(name):
-    edit = editing.edits()[name]()
+    edit = edits()[name]()
     check_space(name, edit, edit.search)
     for option, spec in edit.search.items():
         for seed in range(5):
@@ -252,8 +264,8 @@ def test_options_without_effect_are_not_searched(item, space):
 
 
 def test_an_experiment_tunes_each_edit_with_as_many_trials(cli, tmp_path, monkeypatch):
-    ours = {**editing.edits(), "shift": Shift}
-    for module in ("vitmem.editing", "vitmem.config"):
+    ours = {**edits(), "shift": Shift}
+    for module in ("vitmem.editing", "vitmem.cli.edit", "vitmem.runs.named", "vitmem.experiment.results"):
         monkeypatch.setattr(f"{module}.edits", lambda: ours)
     file = tmp_path / "small.yaml"
     file.write_text(

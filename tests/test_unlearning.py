@@ -11,10 +11,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from vitmem.datamodules.batch import Batch, Examples, keyed_generator
-from vitmem.editing.contract import EditDiverged
 from vitmem.editing import edits
+from vitmem.editing.contract import EditDiverged
 from vitmem.editing.distill import SCRUB, BadTeacher
-from vitmem.editing.finetune import NPO, CFk, EUk, FineTune, GradientAscent, L1Sparse, NegGrad, OracleLabels, RandomLabels
+from vitmem.editing.finetune import (
+    NPO,
+    CFk,
+    EUk,
+    FineTune,
+    GradientAscent,
+    L1Sparse,
+    NegGrad,
+    OracleLabels,
+    RandomLabels,
+)
 from vitmem.editing.loop import Objective, Step, Training
 from vitmem.editing.salun import SalUn, saliency_masks
 from vitmem.editing.subnet import PRESETS, BalancedSubnet, KeepLargest, Subnet

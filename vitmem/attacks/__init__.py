@@ -1,11 +1,13 @@
-"""The registry of attacks.
+"""The contract and the registry of attacks.
 
 To add one, write a file with a class of ``contract.Attack`` and one line in ``attacks()``; another package registers it
 in the entry-point group ``vitmem.attacks``.
 """
 
-from vitmem.attacks.contract import Attack
+from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.registry import registered
+
+__all__ = ["Attack", "AttackData", "AttackResult", "attacks"]
 
 
 def attacks() -> dict[str, type[Attack]]:

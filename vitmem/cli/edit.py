@@ -66,9 +66,9 @@ def main(arguments: Sequence[str]) -> int | None:
 
 def _make(run, edit, name: str, extra: dict) -> int:
     from vitmem.distributed import is_main
-    from vitmem.runs.edit import free_id, make_edit
+    from vitmem.runs.edit import free_id, make_edit, result_id
 
-    edit_id = extra["id"] or free_id(run, edit, name)
+    edit_id = extra["id"] or (result_id(name, edit) if extra["force"] else free_id(run, edit, name))
     content = make_edit(run, edit, name, edit_id, force=extra["force"])
     if not is_main():
         return 0

@@ -1,11 +1,14 @@
-"""The registry of edits.
+"""The contract and the registry of edits.
 
 To add one, write a file with a class of ``contract.Edit`` and one line in ``edits()``; another package registers it in
 the entry-point group ``vitmem.edits``.
 """
 
-from vitmem.editing.contract import Edit
+from vitmem.editing.contract import Edit, EditDiverged, EditResult
+from vitmem.editing.data import EditData
 from vitmem.registry import registered
+
+__all__ = ["Edit", "EditData", "EditDiverged", "EditResult", "edits"]
 
 
 def edits() -> dict[str, type[Edit]]:

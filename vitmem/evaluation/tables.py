@@ -21,12 +21,23 @@ COST = ("passes", "extra_parameters", "extra_memory_mib", "seconds")
 OK = "ok"
 
 
-def columns() -> list[str]:
-    """Return the columns of ``results.csv``."""
+def columns(more: Sequence[str] = ()) -> list[str]:
+    """Return the columns of ``results.csv``; further ones, of options that differ, stand beside the configuration."""
     names = list(IDENTITY)
     for metric in METRICS:
         names += [metric, *(f"{metric}_{part}" for part in ("low", "high", "n"))] if metric in ACCURACIES else [metric]
-    return [*names, "kept_fraction", "status", "track", "point", "trials", "kept_validation", *COST, *CONFIGURATION]
+    return [
+        *names,
+        "kept_fraction",
+        "status",
+        "track",
+        "point",
+        "trials",
+        "kept_validation",
+        *CONFIGURATION,
+        *more,
+        *COST,
+    ]
 
 
 def result_row(identity: dict, metrics: dict[str, dict], report: dict | None, **facts: object) -> dict:
@@ -67,10 +78,10 @@ def add_recovered(rows: list[dict]) -> None:
 
 
 def to_csv(rows: Iterable[dict]) -> str:
-    """Return rows as CSV; missing values and NaN are empty cells. Columns of their own come last."""
+    """Return rows as CSV; missing values and NaN are empty cells."""
     rows, out = list(rows), io.StringIO()
-    names = list(dict.fromkeys([*columns(), *(name for row in rows for name in row)]))
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    more = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in columns()]
+    writer = csv.DictWriter(out, columns(more), restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: "" if v is None or (isinstance(v, float) and math.isnan(v)) else v for k, v in row.items()})

@@ -36,7 +36,7 @@ def attack_all(
         )
         failed = content["report"].get("failed")
         outcome = f" failed: {failed}" if failed else f", {content['seconds']:.1f} s"
-        print(f"{run.path}: attack {number} of {len(wanted)} on {edit_id}: {planned.attack_id}{outcome}", flush=True)
+        print(f"{run.path}: {planned.attack_id} on {edit_id}{outcome} ({number} of {len(wanted)})", flush=True)
 
 
 def attack_results(base: TrainedRun, ids: Iterable[str], references: Iterable[TrainedRun]) -> list[dict]:

@@ -39,6 +39,7 @@ def train(config: RunConfig, path: Path, *, force: bool = False, wait: bool = Fa
     """
     data = make_data(config)
     check_model(config, data)
+    data.fit_examples()  # says it if there is nothing to train on
     join(config.trainer, config.train.batch_size)
     with contextlib.ExitStack() as stack:
 

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 from cases import QUICK
 
@@ -242,3 +244,122 @@ def test_the_same_command_twice_gives_the_same_bytes(cli, experiment, tmp_path):
     tables = [(out / "small" / "results.csv").read_text() for out in (first, second)]
     assert without_times(tables[0]) == without_times(tables[1])
     assert tables[0].splitlines()[0].endswith(",extra_memory_mib,seconds")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--lr=0.1"], "did you mean --train.lr?"),
+        (["train", "--train.epoch=3"], "did you mean --train.epochs"),
+        (["edit", "kfac", "RUN", "--roh=0.9"], "did you mean --rho?"),
+        (["edit", "RUN", "kfac"], "the edit comes first, then the run folder: vitmem edit kfac RUN"),
+        (["edit", "kfac", "RUN", "--rho=0.9,0.8", "--id=one"], "--id one would name 2 results"),
+        (["list", "kfc"], "did you mean kfac"),
+    ],
+)
+def test_what_was_meant_is_said(cli, arguments, words):
+    code, _, errors = cli(*arguments)
+    assert code == 2
+    assert words in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_wrong_pattern_is_told_before_an_id_that_is_taken(cli, run_folder):
+    code, _, errors = cli("edit", "kfac", run_folder, "--rho=0.9", "--layers=nothing.*", "--id=kfac-rho0.9")
+    assert code == 2
+    assert "matches no linear layer" in errors
+
+
+def test_several_values_make_several_edits_in_one_process(cli, run_folder):
+    code, printed, _ = cli("edit", "kfac", run_folder, "--rho=0.8,0.7", "--tokens=all,mean", "--layers=blocks.{0,1}.*")
+    assert code == 0
+    made = {path.name for path in (run_folder / "edits").iterdir()}
+    assert {"kfac-rho0.8", "kfac-rho0.7"} < made
+    assert len(made) == 1 + 4
+    assert {name for name in made if name.startswith("kfac-rho0.8")} == {"kfac-rho0.8", "kfac-rho0.8-tokensmean"}
+    assert printed.count("the edited model is in") == 4
+
+
+def test_an_id_carries_what_differs_from_the_result_that_has_it(cli, run_folder):
+    for _ in range(2):  # the second time it is there
+        code, printed, _ = cli("edit", "kfac", run_folder, "--rho=0.9", "--draws=3")
+        assert code == 0
+        assert "edits/kfac-rho0.9-draws3" in printed
+    assert sorted(p.name for p in (run_folder / "edits").iterdir()) == ["kfac-rho0.9", "kfac-rho0.9-draws3"]
+
+
+def test_edits_of_one_id_in_a_file_are_told_apart():
+    from vitmem.experiment.plan import plan_edits
+
+    planned = plan_edits([{"name": "kfac", "draws": 4}, {"name": "kfac", "draws": 8}, {"name": "svd"}])
+    assert [item.edit_id for item in planned] == ["kfac-rho0.75-draws4", "kfac-rho0.75-draws8", "svd-keep0.1"]
+
+
+@pytest.mark.parametrize(
+    ("what", "there", "not_there"),
+    [("edits", ["kfac", "svd"], "symmetric"), ("noise", ["symmetric"], "kfac"), ("kfac", ["kfac", "rho 0.75"], "svd")],
+)
+def test_a_part_of_the_list(cli, what, there, not_there):
+    code, printed, _ = cli("list", what)
+    assert code == 0
+    names = {line.split()[0] for line in printed.splitlines() if line.startswith("  ")}
+    assert all(word in printed for word in there)
+    assert not_there not in names
+
+
+@pytest.mark.parametrize("verb", ["train", "edit", "edit kfac", "eval", "run", "list"])
+def test_help_has_two_examples_and_choices_as_they_are_typed(cli, verb, capsys):
+    from vitmem.cli import main
+
+    with pytest.raises(SystemExit) if verb not in ("edit", "list") else contextlib.nullcontext():
+        assert main([*verb.split(), "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "Literal" not in printed
+    assert "Path to a configuration file" not in printed
+    examples = printed[printed.index("examples:") :].splitlines()[1:3]
+    assert all(line.startswith(f"  vitmem {verb}") for line in examples)
+
+
+def test_train_takes_the_base_model_of_an_experiment_file(cli, experiment, tmp_path):
+    code, printed, errors = cli("train", "--config", experiment, f"--out={tmp_path}", "--seed=3")
+    assert code == 0, errors
+    assert "its base model is trained; edits are left to `vitmem run`" in printed
+    assert (tmp_path / "small" / "seed3" / "model.safetensors").exists()
+    assert cli("run", experiment, f"--out={tmp_path}", "--seeds=3", "--figures=false")[1].count("already trained") == 1
+
+
+def test_eval_takes_patterns_and_several_runs(cli, experiment, tmp_path):
+    assert cli("run", experiment, f"--out={tmp_path}", "--seeds=0,1", "--figures=false")[0] == 0
+    runs = [tmp_path / "small" / f"seed{seed}" for seed in (0, 1)]
+    code, printed, _ = cli("eval", *runs, "--edits=kfac*,svd-keep0.5")
+    assert code == 0
+    assert "mean ± sd over 2 seeds" in printed
+    assert all(name in printed for name in ("kfac-rho0.5", "kfac-rho0.9", "svd-keep0.5"))
+    code, printed, _ = cli("eval", tmp_path / "small", "--edits=kfac*")
+    assert code == 0
+    assert "svd" not in printed
+
+
+def test_the_default_model_learns_the_default_data(cli, tmp_path):
+    code, printed, errors = cli("train", f"--out={tmp_path}", "--train.epochs=12", "--train.warmup_epochs=2")
+    assert code == 0, errors
+    assert float(printed.split("validation ")[-1].split()[0]) > 0.8
+
+
+def test_the_plan_of_an_experiment(cli, experiment, tmp_path):
+    code, printed, errors = cli("run", experiment, f"--out={tmp_path}", "--seeds=0,1", "--dry_run")
+    assert code == 0, errors
+    assert not list(tmp_path.glob("small"))
+    for line in ("models: 0 of 6 done", "curvature: 0 of 2 done", "edits: 0 of 6 done"):
+        assert line in printed
+    assert cli("run", experiment, f"--out={tmp_path}", "--seeds=0", "--figures=false")[0] == 0
+    printed = cli("run", experiment, f"--out={tmp_path}", "--seeds=0,1", "--attacks=quantize", "--dry_run")[1]
+    for line in (
+        "models: 3 of 6 done",
+        "curvature: 1 of 2 done",
+        "edits: 3 of 6 done",
+        "attack quantize: 0 of 12 done",
+    ):
+        assert line in printed
+    printed = cli("run", experiment, f"--out={tmp_path}", "--seeds=0", "--dry_run")[1]
+    assert "everything is done" in printed

@@ -16,6 +16,7 @@ from vitmem.experiment.tuning import check_space
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "experiments").glob("*.md"))]
 YAMLS = sorted((ROOT / "experiments").glob("*.yaml"))
 
 
@@ -31,7 +32,7 @@ def commands(text):
     return sorted({line for line in lines if re.match(r"(python -m )?vitmem [a-z]", line) and "NAME" not in line})
 
 
-ALL = commands(README) + [c for path in YAMLS for c in commands(path.read_text())]
+ALL = sorted({command for path in (*PAGES, *YAMLS) for command in commands(path.read_text())})
 
 
 def test_there_are_commands():
@@ -68,11 +69,21 @@ def test_experiment_files_are_complete(path):
         assert word in header
 
 
-def test_files_that_are_named_exist():
-    for name in re.findall(r"`((?:vitmem|datamodules|experiments|figures|tests)/[\w./]*)`", README):
-        assert (ROOT / name).exists(), name
-    for name in re.findall(r"\]\((?!http)([^)]*)\)", README):
-        assert (ROOT / name).exists(), name
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path):
+    text = path.read_text()
+    for name in re.findall(r"`((?:vitmem|datamodules|experiments|figures|tests)/[\w./]*)`", text):
+        module = ROOT / re.sub(r"\.\w+$", ".py", name)  # a name in a module: datamodules/module.Batch
+        assert (ROOT / name).exists() or module.is_file(), name
+    for name in re.findall(r"\]\((?!http)([^)#]*)(?:#[^)]*)?\)", text):
+        assert (path.parent / name).exists(), name
+
+
+def test_the_first_page_is_short_and_every_result_is_indexed():
+    assert len(README.splitlines()) <= 150
+    index = (ROOT / "experiments" / "README.md").read_text()
+    for page in PAGES[2:]:
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
 
 
 def test_the_example_of_an_edit_works():

@@ -21,7 +21,13 @@ Options = TypeVar("Options")
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser with errors as one-line ValueErrors, and help that a person reads."""
+    """jsonargparse's parser with errors as one-line ValueErrors, and help that a person reads.
+
+    Attributes:
+        examples: printed below the help, as it is.
+    """
+
+    examples = ""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, exit_on_error=False, allow_abbrev=False, **kwargs)
@@ -79,7 +85,7 @@ class Parser(ArgumentParser):
             for a in self._actions
             if not a.option_strings
         )
-        return text[:start] + options + text[end:]
+        return text[:start] + options + text[end:] + (f"\n{self.examples}" if self.examples else "")
 
 
 _CHOICES = re.compile(r"type:\s+(?:typing\.)?(?:Union\[)?Literal\[([^\]]*)\]\]?")

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int | None:
     parser = edit_parser(f"vitmem edit {name}", name)
     cls = edits()[name]
     option = cls().main_option or "known"
-    parser.epilog = EXAMPLES.format(name=name, option=option, values="0.9,0.8")
+    parser.examples = EXAMPLES.format(name=name, option=option, values="0.9,0.8")
     parser.add_argument("run", type=str, help="run folder, such as runs/digits/seed0")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
     parser.add_argument("--id", type=str | None, default=None, help="name of the result; default: NAME and main option")

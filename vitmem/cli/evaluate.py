@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def eval_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(prog="vitmem eval", description="Measure trained models and their edits.", epilog=EXAMPLES)
+    parser = Parser(prog="vitmem eval", description="Measure trained models and their edits.")
+    parser.examples = EXAMPLES
     parser.add_argument(
         "runs",
         type=str,

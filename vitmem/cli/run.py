@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = config.parser_for(
         options, "vitmem run EXPERIMENT.yaml", "Train, edit, evaluate and draw, as an experiment file says."
     )
-    parser.epilog = EXAMPLES
+    parser.examples = EXAMPLES
     add_output(parser, file.stem if file else "NAME OF THE FILE")
     add_experiment(parser)
     parser.add_argument("--dry_run", action="store_true", help="print the plan and what it will take; write nothing")

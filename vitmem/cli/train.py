@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = config.parser_for(
         arguments, "vitmem train", "Train a vision transformer on data with injected wrong labels, into OUT/NAME/seedK."
     )
-    parser.epilog = EXAMPLES
+    parser.examples = EXAMPLES
     add_output(parser, name or "default")
     parser.add_argument("--dry_run", action="store_true", help="tell the memory and time it would take; write nothing")
     values = parser.read(arguments)

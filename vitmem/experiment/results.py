@@ -79,7 +79,10 @@ def open_measured(path: Path, known: float) -> TrainedRun:
 
 
 def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:
-    """Return the rows of a run, of the references beside it and of edits, as far as they are measured."""
+    """Return the rows of a run, of the references beside it and of edits, as far as they are measured.
+
+    An edit that cannot be read is told and left out.
+    """
     identity = {"experiment": run.path.resolve().parent.name, "seed": run.config.seed}
     rows = []
     for name, model in {BASE: run, **references_beside(run)}.items():
@@ -87,7 +90,12 @@ def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:
             plain = {**identity, "id": name, "edit": "", "option": "", "value": ""}
             rows.append(result_row(plain, found["metrics"], None) | _settings(model))
     for edit_id in ids:
-        if found := stored(run, edit_id):
+        try:
+            found = stored(run, edit_id)
+        except ValueError as error:
+            print(f"vitmem: left out of the table: {error}", file=sys.stderr, flush=True)
+            continue
+        if found:
             content = read_edit_json(run.path / "edits" / edit_id)
             rows.append(edit_row(identity, content, found) | _settings(run) | {"options": changed_options(content)})
     add_recovered(rows)

@@ -1,0 +1,185 @@
+import collections
+import json
+
+import numpy as np
+import pytest
+import torch
+from labels import LABELS, cifar, labelled
+
+from vitmem.datamodules.class_names import CIFAR10, CIFAR100, CIFAR100_SUPERCLASSES
+from vitmem.datamodules.corruption import Asymmetric, Instance
+from vitmem.datamodules.noise import NOISES, PairFlip, Symmetric, SymmetricInclusive
+from vitmem.datamodules.sources import ImageData
+
+
+@pytest.fixture
+def ready(tmp_path):
+    """Every kind, with the file that it may need."""
+    table = "index,label,clean,worse\n" + "".join(f"{k},{(y + 1) % 7},{y},{y}\n" for k, y in enumerate(LABELS))
+    (tmp_path / "labels.csv").write_text(table)
+
+    def make(kind, **options):
+        needs_file = {"file": str(tmp_path / "labels.csv")} if hasattr(NOISES[kind], "file") else {}
+        return NOISES[kind](**needs_file, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", sorted(NOISES))
+def test_every_kind_keeps_the_contract(ready, kind):
+    data = cifar()
+    first, again = (ready(kind, rate=0.3).manifest(data) for _ in range(2))
+    assert first.given_label.dtype == np.int64
+    assert (first.given_label == again.given_label).all()
+    assert first.given_label.min() >= 0
+    assert first.given_label.max() < 10
+    assert (first.true_label == LABELS).all()  # never written to
+    assert json.loads(json.dumps(first.header())) == first.header()
+    if NOISES[kind].has_rate:
+        assert not ready(kind, rate=0.0).manifest(data).is_noisy.any()
+    else:
+        assert first.rate == first.realised_rate
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "symmetric_inclusive", "pair_flip"])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
+def test_exactly_the_selected_share_may_change(kind, rate):
+    given = NOISES[kind](rate=rate).manifest(labelled()).given_label
+    changed = (given != LABELS).sum()
+    if kind == "symmetric_inclusive":
+        expected, sd = rate * 4000 * 6 / 7, np.sqrt(rate * 4000 * 6 / 49)
+        assert abs(changed - expected) <= 5 * sd
+        assert changed <= round(rate * 4000)
+    else:
+        assert changed == round(rate * 4000)
+    assert given.min() >= 0
+    assert given.max() < 7
+
+
+def test_symmetric_reaches_every_other_class_evenly():
+    given = Symmetric(rate=1.0).manifest(labelled()).given_label
+    shift = np.bincount((given - LABELS) % 7, minlength=7)
+    assert shift[0] == 0
+    assert np.abs(shift[1:] - 4000 / 6).max() < 5 * np.sqrt(4000 / 6)
+
+
+def test_inclusive_draws_the_true_class_too():
+    given = SymmetricInclusive(rate=1.0).manifest(labelled()).given_label
+    assert 0.1 < (given == LABELS).mean() < 0.19  # 1/7 = 0.143
+
+
+def test_pair_flip_is_the_next_class():
+    given = PairFlip(rate=0.3).manifest(labelled()).given_label
+    changed = given != LABELS
+    assert ((LABELS[changed] + 1) % 7 == given[changed]).all()
+
+
+def test_noise_seed_decides_and_bernoulli_selection_varies():
+    assert (
+        Symmetric(seed=1).manifest(labelled()).given_label == Symmetric(seed=1).manifest(labelled()).given_label
+    ).all()
+    assert (
+        Symmetric(seed=1).manifest(labelled()).given_label != Symmetric(seed=2).manifest(labelled()).given_label
+    ).any()
+    counts = {int((Symmetric(seed=s, exact=False).manifest(labelled()).given_label != LABELS).sum()) for s in range(8)}
+    assert len(counts) > 1
+    assert all(abs(c - 400) < 5 * np.sqrt(360) for c in counts)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5, 10, float("nan")])
+def test_rate_outside_the_unit_interval(rate):
+    with pytest.raises(ValueError, match=r"fraction in \[0, 1\]"):
+        Symmetric(rate=rate)
+
+
+def test_one_class_cannot_be_corrupted():
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        Symmetric().manifest(labelled(np.zeros(3, int), ("a",)))
+
+
+@pytest.mark.parametrize("order", [CIFAR10, CIFAR10[::-1]], ids=["sorted", "reversed"])
+def test_asymmetric_follows_the_names_of_cifar10(order):
+    label = np.arange(1000) % 10
+    given = Asymmetric(rate=1.0).manifest(cifar(label, order)).given_label
+    found = {(order[y], order[g]) for y, g in zip(label, given, strict=True)}
+    flips = {("truck", "automobile"), ("bird", "airplane"), ("deer", "horse"), ("cat", "dog"), ("dog", "cat")}
+    assert found == flips | {(name, name) for name in ("airplane", "automobile", "frog", "horse", "ship")}
+    assert Asymmetric(rate=0.4).manifest(cifar(label, order)).realised_rate == pytest.approx(0.2, abs=0.05)
+
+
+def test_asymmetric_stays_inside_the_real_superclasses_of_cifar100():
+    assert len(CIFAR100) == len(set(CIFAR100)) == 100
+    assert all(len(group) == 5 and list(group) == sorted(group) for group in CIFAR100_SUPERCLASSES.values())
+    given = Asymmetric(rate=1.0).manifest(cifar(np.arange(100), CIFAR100)).given_label
+    assert sorted(given) == list(range(100))  # cycles
+    superclass = {name: group for group, names in CIFAR100_SUPERCLASSES.items() for name in names}
+    assert all(superclass[CIFAR100[y]] == superclass[CIFAR100[g]] and y != g for y, g in enumerate(given))
+    assert CIFAR100[given[CIFAR100.index("beaver")]] == "dolphin"
+    assert CIFAR100[given[CIFAR100.index("whale")]] == "beaver"
+
+
+def test_asymmetric_is_refused_for_other_classes():
+    with pytest.raises(ValueError, match=r"CIFAR-10 and CIFAR-100; the data set has 7 classes \(a, b, c, d, e"):
+        Asymmetric().manifest(labelled())
+
+
+def test_instance_noise_depends_on_the_image():
+    data = cifar(side=3)
+    manifest = Instance(rate=0.3).manifest(data)
+    assert manifest.realised_rate == pytest.approx(0.3, abs=5 * np.sqrt(0.21 / 4000))
+    image = data.train_image[:2].repeat(2000, 1, 1, 1)  # two images, by turns
+    twins = ImageData(image, data.train_label, image[:1], torch.tensor([0]), CIFAR10)
+    given = Instance(rate=0.5, logit_scale=1e3).manifest(twins).given_label
+    targets = collections.defaultdict(set)
+    for k in np.flatnonzero(given != LABELS):
+        targets[k % 2, LABELS[k]].add(given[k])
+    assert [len(found) for found in targets.values()] == [1] * 14  # an image and its true class settle the target
+    assert len(set.union(*targets.values())) > 3  # by a matrix of its own for each class
+
+
+def test_instance_target_entropy():
+    data = cifar(side=4)
+    entropy = [Instance(logit_scale=scale).manifest(data).header()["target_entropy"] for scale in (0, 0.1, 1, 100)]
+    assert entropy[0] == pytest.approx(np.log(9))
+    assert entropy == sorted(entropy, reverse=True)
+    assert entropy[-1] < 0.05
+    uniform = Instance(rate=1.0, logit_scale=0).manifest(data)
+    flipped = uniform.given_label[uniform.is_noisy]
+    assert np.bincount((flipped - LABELS[uniform.is_noisy]) % 10)[0] == 0
+    assert np.abs(np.bincount(flipped[LABELS[uniform.is_noisy] == 3], minlength=10)[[0, 9]] / 57 - 1).max() < 0.6
+
+
+def test_low_rates_of_instance_noise_are_exceeded_as_documented():
+    assert Instance(rate=0.1).manifest(cifar()).realised_rate == pytest.approx(0.1288, abs=0.03)
+
+
+def test_canaries_are_planted_beside_the_noise():
+    plain = Symmetric(rate=0.1).manifest(labelled())
+    manifest = Symmetric(rate=0.1, canaries=700).manifest(labelled())
+    header = manifest.header()
+    canaries = np.array(header["canaries"])
+    assert len(set(canaries)) == header["num_canaries"] == 700
+    others = np.setdiff1d(np.arange(4000), canaries)
+    assert (manifest.given_label[others] == plain.given_label[others]).all()
+    assert not plain.is_noisy[canaries].any()
+    assert np.abs(np.bincount(manifest.given_label[canaries], minlength=7) - 100).max() < 50
+    assert manifest.is_noisy[canaries].mean() == pytest.approx(6 / 7, abs=0.07)
+    assert Symmetric(rate=0.1, canaries=700, seed=1).manifest(labelled()).details["canaries"] != header["canaries"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repeats": 0}, "noise.repeats is 0; it must be at least 1"),
+        ({"canaries": -1}, "noise.canaries is -1; it must be at least 0"),
+        ({"seed": -1}, r"noise.seed is -1; it must be in \[0, 2\^32\)"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        Symmetric(**options)
+
+
+def test_more_canaries_than_right_labels():
+    with pytest.raises(ValueError, match="canaries is 3601, but only 3600 labels are still right"):
+        Symmetric(rate=0.1, canaries=3601).manifest(labelled())

@@ -1,0 +1,82 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from cases import TINY, vit
+from edited import DATA, MODEL, apply
+
+from vitmem.editing import edits
+from vitmem.editing.data import EditData
+from vitmem.editing.kfac import KFAC
+from vitmem.models.build import create
+
+
+def quick(name):
+    """Return a registered edit with its defaults, but in few passes over the data."""
+    few = {"epochs": 1, "steps": 3, "tries": 3}
+    options = {field.name for field in dataclasses.fields(edits()[name])}
+    return edits()[name](**{option: value for option, value in few.items() if option in options})
+
+
+@pytest.mark.parametrize("name", sorted(edits()))
+class TestContract:
+    """What every registered edit must do; a new one is enrolled by itself."""
+
+    def test_the_model_is_not_changed(self, name):
+        model = vit("token", classes=10, dtype=torch.float32)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        result = apply(quick(name), model)
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert all(p.requires_grad and p.grad is None for p in model.parameters())
+        changed = [key for key, value in result.state_dict.items() if not torch.equal(value, before[key])]
+        assert changed
+
+    def test_the_weights_fit_the_model_and_are_finite(self, name):
+        result = apply(quick(name))
+        model = create(TINY.timm_arguments((1, 8, 8), 10))
+        model.load_state_dict(result.state_dict, strict=True)
+        assert all(torch.isfinite(value).all() for value in result.state_dict.values())
+        assert all(value.dtype == MODEL.state_dict()[key].dtype for key, value in result.state_dict.items())
+
+    def test_the_same_seed_gives_the_same_weights(self, name):
+        one, two = (apply(quick(name), seed=4).state_dict for _ in range(2))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+    def test_the_report_names_layers_and_cost(self, name):
+        report = apply(quick(name)).report
+        assert report["layers"]
+        assert {"layer", "relative_change"} <= set(report["layers"][0])
+        assert all(seconds >= 0 and math.isfinite(seconds) for seconds in report["seconds"].values())
+
+    def test_options_have_defaults_and_the_main_one_exists(self, name):
+        edit = edits()[name]()
+        assert edit.main_option is None or hasattr(edit, edit.main_option)
+
+    def test_a_pattern_that_matches_nothing_is_refused_before_any_work(self, name):
+        if "layers" not in {field.name for field in dataclasses.fields(edits()[name])}:
+            pytest.skip("all weights are edited")
+        edit = edits()[name](layers="blocks.9.*")
+        with pytest.raises(ValueError, match=r"'blocks.9.\*' matches no linear layer"):
+            edit.check(MODEL)
+
+
+def test_edits_read_only_what_they_declare():
+    data = EditData(DATA, frozenset({"unlabeled"}))
+    batch = next(iter(data.unlabeled(50, 50)))
+    assert (batch.given_label == -1).all()
+    assert (batch.true_label == -1).all()
+    assert not batch.is_noisy.any()
+    for kind in (data.retain, data.forget):
+        with pytest.raises(PermissionError, match="declares that it sees \\['unlabeled'\\]"):
+            kind(10)
+    with pytest.raises(PermissionError, match="'given'"):
+        data.given(10, 10)
+    assert KFAC().sees == {"unlabeled"}
+    assert KFAC(labels="given").sees == {"unlabeled", "given"}
+    given = next(iter(EditData(DATA, frozenset({"given"})).given(50, 50)))
+    assert (given.given_label >= 0).all()
+    assert (given.true_label == -1).all()
+    known = EditData(DATA, frozenset({"retain", "forget"}))
+    assert all(not b.is_noisy.any() for b in known.retain(500))
+    assert sum(int(b.is_noisy.sum()) for b in known.forget(500)) == int(DATA.manifest.is_noisy.sum())

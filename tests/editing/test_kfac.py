@@ -1,0 +1,206 @@
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from cases import vit
+from edited import CACHE, DATA, MODEL, apply
+
+from vitmem.curvature.cache import CurvatureCache
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.datamodules.digits import Digits
+from vitmem.datamodules.module import MemorisationData
+from vitmem.datamodules.noise import Symmetric
+from vitmem.editing.auto import AutoEKFAC
+from vitmem.editing.data import EditData
+from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
+from vitmem.editing.svd import SVD
+from vitmem.models.layers import select_layers
+
+KNOBS = {
+    "bias": KFAC(bias=True),
+    "ekfac": KFAC(moments="ekfac"),
+    "ekfac_cls": KFAC(moments="ekfac", tokens="cls"),
+    "global": KFAC(scope="global"),
+    "graded": KFAC(filter="graded", exponent=0.7),
+    "fraction": KFAC(fraction=0.1),
+    "pairs": KFAC(pairs=40),
+    "tau": KFAC(tau=1e-6, scope="global"),
+    "topk": KFAC(labels="topk", top=3),
+    "exact": KFAC(labels="exact"),
+    "given": KFAC(labels="given"),
+    "mean": KFAC(tokens="mean"),
+    "validation": KFAC(split="validation"),
+    "excluded": KFAC(noisy="excluded"),
+    "only": KFAC(noisy="only"),
+    "float64": KFAC(dtype="float64"),
+    "patches": KFAC(layers="patch_embed.proj head", rho=0.5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(KNOBS))
+def test_every_knob_works_and_changes_the_edit(name):
+    result, plain = apply(KNOBS[name]), apply(KFAC())
+    assert all(torch.isfinite(value).all() for value in result.state_dict.values())
+    assert any(not torch.equal(value, plain.state_dict[key]) for key, value in result.state_dict.items())
+    assert all(0 <= row["mass_kept"] <= 1 + 1e-12 for row in result.report["layers"])
+
+
+def test_every_option_of_kfac_is_tried():
+    tried = {field.name for e in [*KNOBS.values(), KFAC(draws=2, temperature=2.0, examples=9, seed=1, batch_size=9)]
+             for field in dataclasses.fields(KFAC) if getattr(e, field.name) != field.default}  # fmt: skip
+    tried |= {"layers_per_pass", "factor_device"}  # in the next test
+    assert tried == {field.name for field in dataclasses.fields(KFAC)}
+
+
+def test_what_lumped_labels_leave_out_is_reported():
+    shares = [apply(KFAC(labels="topk", top=top)).report["lumped_trace"] for top in (1, 3, 9)]
+    assert shares[0] > shares[1] > shares[2] >= 0
+    assert shares[2] < 1e-12
+    assert apply(KFAC()).report["lumped_trace"] == 0
+
+
+def test_how_the_work_is_done_does_not_change_the_edit():
+    plain = apply(KFAC(moments="ekfac")).state_dict
+    for how in ({"layers_per_pass": 3}, {"batch_size": 100}, {"factor_device": "cpu"}):
+        edit = KFAC(moments="ekfac", **how)
+        other = edit.apply(MODEL, EditData(DATA, edit.sees, CurvatureCache()), keyed_generator(0)).state_dict
+        for key, value in plain.items():
+            assert torch.allclose(other[key], value, atol=1e-4 * float(value.abs().max()))
+
+
+@pytest.mark.parametrize("edit", [KFAC(), EKFAC(rho=0.5), SVD(keep=0.3)])
+def test_a_compiled_model_is_edited_like_the_original(edit):
+    compiled = torch.compile(MODEL, backend="eager")
+    found = edit.apply(compiled, EditData(DATA, edit.sees, CurvatureCache()), keyed_generator(0)).state_dict
+    assert all(torch.equal(value, found[key]) for key, value in apply(edit).state_dict.items())
+
+
+def test_layers_are_chosen_too():
+    auto = AutoEKFAC(rhos="0.9 0.5", exponents="1", layer_choices="blocks.0.* | blocks.*.mlp.*")
+    report = apply(auto).report
+    assert {row["layers"] for row in report["candidates"]} == {"blocks.*", "blocks.0.*", "blocks.*.mlp.*"}
+    chosen = select_layers(MODEL, report["choice"]["layers"])
+    assert [row["layer"] for row in report["layers"]] == list(chosen)
+
+
+def test_curvature_that_vanishes_is_refused():
+    with pytest.raises(ValueError, match="every layer's curvature is zero"):
+        apply(KFAC(temperature=1e30))
+
+
+def test_nothing_to_collect_from_is_refused():
+    clean = MemorisationData(Digits(), Symmetric(rate=0.0))
+    with pytest.raises(ValueError, match="no images to collect from: noisy is 'only'"):
+        KFAC(noisy="only").apply(MODEL, EditData(clean, KFAC(noisy="only").sees), keyed_generator(0))
+
+
+def test_a_bias_takes_part_only_when_asked():
+    assert torch.equal(apply(KFAC()).state_dict["blocks.0.mlp.fc1.bias"], MODEL.state_dict()["blocks.0.mlp.fc1.bias"])
+    with_bias = vit("token", classes=10, dtype=torch.float32)  # fresh biases are zero and would stay so
+    changed = apply(KFAC(bias=True), with_bias).state_dict["blocks.0.mlp.fc1.bias"]
+    assert not torch.equal(changed, with_bias.state_dict()["blocks.0.mlp.fc1.bias"])
+
+
+def test_one_threshold_over_all_layers_keeps_the_share_of_the_whole_mass():
+    edit = KFAC(scope="global", rho=0.8)
+    layers = EditData(DATA, edit.sees, CACHE).curvature(MODEL, edit).layers
+    masks = edit.weights(layers, keyed_generator(0))
+    kept = sum(float(layers[n].mass.dense()[mask].sum()) for n, mask in masks.items())
+    total = sum(layer.mass.total for layer in layers.values())
+    assert kept >= 0.8 * total
+    smallest = min(float(layers[n].mass.dense()[m].min()) for n, m in masks.items() if m.any())
+    assert all(float(layers[n].mass.dense()[~m].max()) <= smallest for n, m in masks.items() if not m.all())
+
+
+def test_a_steep_graded_filter_is_the_hard_one():
+    hard, steep = KFAC(rho=0.8, scope="global"), KFAC(rho=0.8, scope="global", filter="graded", exponent=1e7)
+    layers = EditData(DATA, hard.sees, CACHE).curvature(MODEL, hard).layers
+    masks, filters = (edit.weights(layers, keyed_generator(0)) for edit in (hard, steep))
+    for name, mask in masks.items():
+        different = (mask.double() - filters[name]).abs() > 1e-6
+        assert int(different.sum()) <= 1  # the pair at tau itself is halved
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fraction": 0.1, "tau": 1.0}, "fraction and tau are both given"),
+        ({"pairs": 0}, "pairs is 0; it is the number of eigen-pairs"),
+        ({"exponent": 0.0}, "exponent is 0.0; it must be positive"),
+        ({"exponent": math.inf}, "filter: hard"),
+        ({"draws": 0}, "draws is 0; it must be at least 1"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"layers_per_pass": -1}, "layers_per_pass is -1"),
+        ({"split": "validation", "noisy": "only"}, "noisy: only needs split: train"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        KFAC(**options)
+
+
+def test_what_the_knobs_see():
+    assert KFAC(split="validation").sees == {"validation"}
+    assert KFAC(noisy="excluded").sees == {"retain"}
+    assert KFAC(noisy="only", labels="given").sees == {"forget", "given"}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        KFAC(rho=1.0),
+        KFAC(rho=1.0, filter="graded", scope="global"),
+        KFAC(fraction=1.0),
+        RandomPairs(rho=1.0),
+        TopRemoved(rho=1.0),
+        SVD(keep=1.0),
+    ],
+)
+def test_keeping_everything_returns_the_weights_exactly(edit):
+    result = apply(edit)
+    assert all(torch.equal(value, MODEL.state_dict()[key]) for key, value in result.state_dict.items())
+    assert all(row["relative_change"] == 0 for row in result.report["layers"])
+
+
+def test_only_the_chosen_weight_matrices_change():
+    result = apply(KFAC(layers="blocks.1.mlp.fc?", rho=0.5))
+    changed = {key for key, value in result.state_dict.items() if not torch.equal(value, MODEL.state_dict()[key])}
+    assert changed == {"blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc2.weight"}
+
+
+def test_more_is_kept_and_less_is_changed_as_rho_grows():
+    rows = [apply(KFAC(rho=rho)).report["layers"] for rho in (0.3, 0.6, 0.9, 0.99)]
+    for fewer, more in itertools.pairwise(rows):
+        for small, large in zip(fewer, more, strict=True):
+            assert small["pairs_kept"] <= large["pairs_kept"]
+            assert small["mass_kept"] <= large["mass_kept"]
+            assert small["relative_change"] >= large["relative_change"] - 1e-6
+    for rho, layers in zip((0.3, 0.6, 0.9, 0.99), rows, strict=True):
+        assert all(row["mass_kept"] >= rho - 1e-9 for row in layers)
+
+
+def test_controls_keep_as_many_pairs_as_kfac():
+    kfac, random, top = (apply(cls(rho=0.8)) for cls in (KFAC, RandomPairs, TopRemoved))
+    for a, b, c in zip(*(r.report["layers"] for r in (kfac, random, top)), strict=True):
+        assert a["pairs_kept"] == b["pairs_kept"] == c["pairs_kept"]
+        assert a["mass_kept"] > b["mass_kept"]
+        assert b["mass_kept"] >= c["mass_kept"]
+
+
+def test_random_pairs_follow_the_seed():
+    one, two = apply(RandomPairs(rho=0.8), seed=1).state_dict, apply(RandomPairs(rho=0.8), seed=2).state_dict
+    assert any(not torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("rho", [0.0, -0.1, 1.1, math.nan])
+def test_rho_out_of_range(rho):
+    with pytest.raises(ValueError, match=r"share of curvature mass to keep, in \(0, 1\]"):
+        KFAC(rho=rho)
+
+
+def test_the_class_token_of_a_model_that_pools():
+    model = vit("avg", classes=10)
+    with pytest.raises(ValueError, match="use tokens: all"):
+        KFAC(tokens="cls").check(model)

@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+from closed_form import DATA, MODEL, apply, before
+
+from vitmem.curvature.layers import linear_maps
+from vitmem.editing import edits
+from vitmem.editing import parameters as shared
+from vitmem.editing.contract import EditDiverged
+from vitmem.editing.dampening import SSD, Potion
+from vitmem.editing.prune import Magnitude, Wanda
+from vitmem.editing.sap import SAP
+from vitmem.editing.task_vector import TaskVector
+from vitmem.editing.weight_space import Midpoint, WeightDistance, WeightDistortion
+from vitmem.models.layers import select_layers
+
+NEW = ("magnitude", "midpoint", "potion", "sap", "ssd", "task_vector", "wanda", "weight_dist_reg", "weight_distortion")
+
+
+def test_what_is_not_finite_is_an_edit_that_diverged():
+    with pytest.raises(EditDiverged, match=r"the loss is .* in epoch 0"):
+        apply(WeightDistortion(std=1e30, epochs=1))
+    with pytest.raises(EditDiverged, match="head.weight is not finite"):
+        shared.result(MODEL, {"head.weight": torch.full_like(before("head.weight"), math.nan)}, 0.0, 0)
+
+
+def test_all_parameters_or_those_of_layers():
+    assert shared.chosen_parameters(MODEL, "*") == [name for name, _ in MODEL.named_parameters()]
+    assert shared.chosen_parameters(MODEL, "head blocks.0.mlp.fc1") == [
+        "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc1.bias", "head.weight", "head.bias",
+    ]  # fmt: skip
+
+
+def test_inputs_are_those_of_every_position():
+    seen = []
+    maps = linear_maps(select_layers(MODEL, "patch_embed.proj"))
+    batch = next(iter(DATA.val_dataloader()[1]))
+    shared.watch_inputs(MODEL, maps, [batch], lambda name, rows: seen.append(rows))
+    patches = batch.image.double().view(-1, 2, 4, 2, 4).transpose(2, 3).reshape(-1, 16)
+    torch.testing.assert_close(seen[0], patches)
+
+
+@pytest.mark.parametrize("name", sorted(edits()))
+def test_search_spaces_hold_for_options_that_exist(name):
+    edit = edits()[name]
+    assert edit.search or name not in NEW
+    for option, (kind, *values) in edit.search.items():
+        assert kind in ("log", "uniform", "int", "choice")
+        assert kind == "choice" or (len(values) == 2 and values[0] < values[1])
+        for value in values:
+            edit(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("edit", "options", "message"),
+    [
+        (SSD, {"alpha": 0.0}, "alpha is 0.0"),
+        (SSD, {"lam": -1.0}, "lam is -1.0"),
+        (Potion, {"stop": 1.0}, "stop is 1.0"),
+        (Potion, {"tries": 0}, "tries is 0"),
+        (SAP, {"alpha": 0.5}, "alpha is 0.5; it must be at least 1"),
+        (SAP, {"examples": 0}, "examples is 0"),
+        (Magnitude, {"keep": 0.0}, "keep is 0.0"),
+        (Wanda, {"forget": 2.0}, "forget is 2.0"),
+        (TaskVector, {"scale": 0.0}, "scale is 0.0"),
+        (TaskVector, {"draws": 0}, "draws is 0"),
+        (WeightDistortion, {"std": math.nan}, "std is nan"),
+        (WeightDistance, {"epochs": 0}, "epochs is 0"),
+        (Midpoint, {"alpha": 0.0}, "alpha is 0.0"),
+    ],
+)
+def test_options_out_of_range(edit, options, message):
+    with pytest.raises(ValueError, match=message):
+        edit(**options)

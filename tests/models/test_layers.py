@@ -1,7 +1,7 @@
 import pytest
 from cases import vit
 
-from vitmem.models.layers import expand_braces, select_layers
+from vitmem.models.layers import expand_braces, select_layers, split_patterns
 
 
 def test_layer_patterns():
@@ -18,3 +18,16 @@ def test_layer_patterns():
         select_layers(model, "head blocks.7.*")
     with pytest.raises(ValueError, match="no pattern"):
         select_layers(model, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [
+        ("blocks.{0,11}.mlp.*", ["blocks.{0,11}.mlp.*"]),
+        ("blocks.0.*, head", ["blocks.0.*", "head"]),
+        ("blocks.{0, 1}.* head,patch_embed.proj", ["blocks.{0, 1}.*", "head", "patch_embed.proj"]),
+        (" , ", []),
+    ],
+)
+def test_patterns_are_separated_by_commas_or_spaces(text, patterns):
+    assert split_patterns(text) == patterns

@@ -20,7 +20,7 @@ class Compress(Attack):
     """Prune the smallest weights, truncate the rank, or add noise, in every chosen matrix alike.
 
     Args:
-        layers: glob patterns over layer names, separated by spaces.
+        layers: glob patterns over layer names, separated by commas.
         prune: shares of the weights of each matrix to set to 0, the smallest first, in [0, 1].
         rank: shares of the singular values of each matrix to keep, in (0, 1].
         noise: norms of Gaussian noise relative to the norm of each matrix.

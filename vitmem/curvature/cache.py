@@ -31,7 +31,7 @@ class CurvatureConfig:
     """Which curvature to collect, from what.
 
     Args:
-        layers: glob patterns over layer names, separated by spaces.
+        layers: glob patterns over layer names, separated by commas.
         bias: let biases take part, as a last column of each weight matrix.
         moments: kfac (masses lambda_i mu_j) or ekfac (second pass: measured in the eigenbasis).
         tokens: cls (the class token), all (expand) or mean (reduce).

@@ -32,8 +32,8 @@ class AutoEKFAC(EKFAC):
     validation accuracy includes the tuning half. Source of the rule: Breiman et al. 1984, section 3.4.3.
 
     Args:
-        rhos: candidates for rho, separated by spaces.
-        exponents: candidates for g, separated by spaces.
+        rhos: candidates for rho, separated by commas or spaces.
+        exponents: candidates for g, separated by commas or spaces.
         layer_choices: candidates for the layers to edit, separated by ``|``: patterns as for ``layers``, and within
             them; empty: ``layers`` itself.
     """
@@ -76,11 +76,11 @@ class AutoEKFAC(EKFAC):
     def candidates(self) -> list[EKFAC]:
         """The edits to choose from."""
         try:
-            grid = [(float(rho), float(g)) for g in self.exponents.split() for rho in self.rhos.split()]
+            grid = [(float(rho), float(g)) for g in _parts(self.exponents) for rho in _parts(self.rhos)]
         except ValueError as error:
-            raise ValueError(f"rhos and exponents are numbers separated by spaces: {error}") from error
+            raise ValueError(f"rhos and exponents are numbers separated by commas: {error}") from error
         if not grid:
-            raise ValueError("rhos and exponents hold no candidate; give numbers separated by spaces")
+            raise ValueError("rhos and exponents hold no candidate; give numbers separated by commas")
         return [
             dataclasses.replace(_plain(self), rho=rho, exponent=g, layers=layers)
             for layers in self.choices
@@ -121,6 +121,10 @@ class AutoEKFAC(EKFAC):
         seconds = {**curvature.seconds, "apply": time.perf_counter() - start}
         found = {"choice": choice, "tolerance": tolerance, "candidates": rows, "lumped_trace": curvature.lumped}
         return EditResult(state, {"layers": report, "seconds": seconds, **found})
+
+
+def _parts(text: str) -> list[str]:
+    return text.replace(",", " ").split()
 
 
 def choose(rows: list[dict], tolerance: float) -> dict:

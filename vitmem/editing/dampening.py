@@ -28,7 +28,7 @@ class SSD(Edit):
     batch_size 1 gives the diagonal of the empirical Fisher matrix. Source: Foster et al. 2024 (arXiv 2308.07707).
 
     Args:
-        layers: glob patterns over layer names, separated by spaces; ``*`` takes in norms, positions and tokens too.
+        layers: glob patterns over layer names, separated by commas; ``*`` takes in norms, positions and tokens too.
         alpha: how much larger the importance must be, positive; the authors take 10, times 0.5 for ViTs.
         lam: strength of what stays, positive; the authors take 1.
         reference: what I_D is measured on: all training examples (the authors), or retain, those known to be right.
@@ -85,7 +85,7 @@ class Potion(Edit):
     on the wrong labels is at most ``stop`` of the first one. I_D is measured on the examples known to be right.
 
     Args:
-        layers: glob patterns over layer names, separated by spaces; ``*`` takes in norms, positions and tokens too.
+        layers: glob patterns over layer names, separated by commas; ``*`` takes in norms, positions and tokens too.
         stop: share of the first accuracy on the wrong labels at which to stop, in [0, 1); the authors report 0 to 0.75.
         tries: most tries, at least 1; the authors take 500.
         batch_size: examples in a batch.

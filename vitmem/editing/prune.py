@@ -25,7 +25,7 @@ class Magnitude(Edit):
     """Keep the largest weights of each matrix, or of all matrices together (Han et al. 2015); sees no data.
 
     Args:
-        layers: glob patterns over layer names, separated by spaces.
+        layers: glob patterns over layer names, separated by commas.
         keep: share of the weights to keep, in (0, 1]; 1 changes nothing.
         scope: one ranking for each layer, or a global one for all of them together.
     """
@@ -68,7 +68,7 @@ class Wanda(Edit):
     right (set difference, Wei et al. 2024, arXiv 2402.05162).
 
     Args:
-        layers: glob patterns over layer names, separated by spaces.
+        layers: glob patterns over layer names, separated by commas.
         keep: share of each output's weights to keep, in (0, 1]; the authors of Wanda take 0.5.
         forget: share of each output's weights that count as important to wrong examples, in (0, 1].
         examples: calibration images, at least 1; the authors take 128. Not used with ``forget``, which takes all.

@@ -30,7 +30,7 @@ class SAP(Edit):
     (arXiv 2403.08618).
 
     Args:
-        layers: glob patterns over layer names, separated by spaces; the authors leave out the classifier.
+        layers: glob patterns over layer names, separated by commas; the authors leave out the classifier.
         alpha: scale of the shares, at least 1; the authors choose among 1e4, 3e4, 1e5, 3e5 and 1e6 on validation data.
         examples: trusted images, at least 1; the authors take 1000.
         batch_size: images in a batch; the result does not depend on it.

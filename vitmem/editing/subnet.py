@@ -48,7 +48,7 @@ class Subnet(Training):
     from 0.00001 to 0.9, of which we take 0.01; they mask the MLPs alone.
 
     Args:
-        layers: glob patterns over layer names, separated by spaces; ``blocks.*`` includes attention.
+        layers: glob patterns over layer names, separated by commas; ``blocks.*`` includes attention.
         ratio: share of the weights of each matrix to remove, in (0, 1).
     """
 

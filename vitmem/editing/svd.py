@@ -23,7 +23,7 @@ class SVD(Edit):
     Merullo et al. 2025 give pruning ratios such as 0.005 without saying whether that is the share kept or cut away.
 
     Args:
-        layers: glob patterns over layer names, separated by spaces.
+        layers: glob patterns over layer names, separated by commas.
         keep: share to keep, in (0, 1]; 1 changes nothing.
         share: of what ``keep`` is a share: of the number of singular values (rank: the ceil(keep n) largest), of the
             sum of their squares (energy: the fewest that reach it), or of their number again, but cut away instead of

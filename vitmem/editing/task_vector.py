@@ -26,7 +26,7 @@ class TaskVector(Edit):
     left out.
 
     Args:
-        layers: glob patterns over layer names, separated by spaces; ``*`` takes in norms, positions and tokens too.
+        layers: glob patterns over layer names, separated by commas; ``*`` takes in norms, positions and tokens too.
         scale: length of the step away from the proxy, positive; the authors try 0.05 to 4.
         proxy: what is fine-tuned on: validation (even half, wrong labels drawn) or forget (known wrong examples).
         draws: fine-tunings that are averaged, each with other wrong labels and another order, at least 1.

@@ -29,7 +29,7 @@ class _WeightSpace(Edit):
     """Fine-tune on the examples known to be right; what is added is the subclass's.
 
     Args:
-        layers: glob patterns over layer names, separated by spaces; ``*`` takes in norms, positions and tokens too.
+        layers: glob patterns over layer names, separated by commas; ``*`` takes in norms, positions and tokens too.
         epochs: passes over the examples known to be right, at least 1; the authors take 100.
         lr: of Adam, positive; the authors take 1e-5.
         batch_size: examples in a step.

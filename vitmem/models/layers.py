@@ -18,15 +18,15 @@ def select_layers(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, 
 
     Args:
         model: a vision transformer.
-        patterns: one glob pattern or several (a string may hold several, separated by spaces) over module names:
-            ``*``, ``?``, ``[0-3]``, and braces as in ``blocks.{0,11}.mlp.*``.
+        patterns: one glob pattern or several (a string may hold several, separated by commas or spaces) over module
+            names: ``*``, ``?``, ``[0-3]``, and braces as in ``blocks.{0,11}.mlp.*``.
 
     Raises:
         ValueError: a pattern matches no linear layer.
     """
     names = [name for name, module in model.named_modules() if is_linear(module)]
     chosen: set[str] = set()
-    for pattern in patterns.split() if isinstance(patterns, str) else patterns:
+    for pattern in split_patterns(patterns) if isinstance(patterns, str) else patterns:
         found = {n for p in expand_braces(pattern) for n in fnmatch.filter(names, p)}
         if not found:
             raise ValueError(f"the pattern {pattern!r} matches no linear layer; there are: {summarise(names)}")
@@ -34,6 +34,11 @@ def select_layers(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, 
     if not chosen:
         raise ValueError(f"no pattern was given for the layers to edit; there are: {summarise(names)}")
     return {name: model.get_submodule(name) for name in names if name in chosen}
+
+
+def split_patterns(text: str) -> list[str]:
+    """Return the patterns of a text that separates them by commas or spaces; commas in braces belong to a pattern."""
+    return [part for part in re.split(r"[\s,]+(?![^{}]*\})", text) if part]
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -1,9 +1,11 @@
 """Compare families of edits at matched memorised accuracy, paired over seeds, from a results table.
 
-    python experiments/compare_frontiers.py runs/digits_frontier/results.csv [--at 0.2] [--against published]
+    python experiments/compare_frontiers.py runs/digits_frontier/results.csv [--at 0.2] [--against published,scale]
 
-Prints Markdown: each family where its frontier crosses the memorised accuracy (mean and sd over seeds), the difference
-to the reference family (mean and 95 % t interval, paired over seeds), and the regret of the label-free choice.
+Prints Markdown: each family where its frontier crosses the memorised accuracy (mean and sd over seeds), and for each
+reference family the difference (mean and 95 % t interval, paired over seeds) with a verdict: better or worse where Holm's
+correction over all families rejects equality at 0.05, equal where the interval lies within the margin, else undecided.
+Last, the regret of the label-free choice, if there is one.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import math
 import statistics
 from pathlib import Path
 
-from vitmem.evaluation.frontier import at_memorized, best_ground_truth, paired_difference
+from vitmem.evaluation.frontier import Difference, at_memorized, best_ground_truth, holm, paired_difference
 from vitmem.figures.tables import TEXT, families
 
 METRICS = ("ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
@@ -22,7 +24,15 @@ def read(path: Path) -> list[dict]:
     """Return the rows with numbers as floats."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    return [{k: v if k in TEXT else float(v) if v else math.nan for k, v in row.items()} for row in rows]
+    return [{k: v if k in TEXT else number(v) for k, v in row.items()} for row in rows]
+
+
+def number(text: str) -> float | str:
+    """Return a cell as a number, an empty one as NaN, and other text as it is."""
+    try:
+        return float(text) if text else math.nan
+    except ValueError:
+        return text
 
 
 def by_family(rows: list[dict]) -> dict[str, dict[int, list[dict]]]:
@@ -44,28 +54,55 @@ def cell(values: list[float]) -> str:
     return f"{statistics.fmean(known):.3f} ± {statistics.stdev(known):.3f}{note}"
 
 
-def matched_table(groups: dict, against: str, at: float) -> list[str]:
-    """Return the Markdown table at one memorised accuracy."""
+def matched_table(groups: dict, against: list[str], at: float, margin: float) -> list[str]:
+    """Return the Markdown tables at one memorised accuracy: values, then differences to each reference family."""
     points = {
         family: {seed: at_memorized(rows, at, METRICS) for seed, rows in by_seed.items()}
         for family, by_seed in groups.items()
     }
     seeds = sorted({seed for by_seed in groups.values() for seed in by_seed})
-    lines = [
-        f"At memorized {at:g}, {len(seeds)} seeds; differences to `{against}`, paired, with 95 % t intervals:",
-        "",
-        "| edit | ground truth | clean train | validation | Δ ground truth | Δ validation |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = [f"At memorized {at:g}, {len(seeds)} seeds (n: seeds in which the frontier gets there, if not all):", ""]
+    lines += ["| edit | ground truth | clean train | validation |", "|---|---|---|---|"]
     for family, by_seed in points.items():
         cells = [cell([point[metric] for point in by_seed.values()]) for metric in METRICS]
-        for metric in ("ground_truth_accuracy", "validation_accuracy"):
-            values = ({s: p[metric] for s, p in points[name].items()} for name in (family, against))
-            gap = paired_difference(*values)
-            interval = f" [{gap.low:+.3f}, {gap.high:+.3f}]" if gap.n > 1 else ""
-            cells.append("" if family == against else f"{gap.mean:+.3f}{interval}")
         lines.append(f"| {family} | " + " | ".join(cells) + " |")
+    for reference in against:
+        lines += ["", f"Differences to `{reference}`, paired over seeds, 95 % t intervals, Holm over the families:", ""]
+        lines += ["| edit | Δ ground truth | verdict | Δ validation | verdict |", "|---|---|---|---|---|"]
+        columns = [differences(points, reference, metric, margin) for metric in (METRICS[0], METRICS[2])]
+        for family in points:
+            if family != reference:
+                lines.append(
+                    f"| {family} | " + " | ".join(text for column in columns for text in column[family]) + " |"
+                )
     return lines
+
+
+def differences(points: dict, reference: str, metric: str, margin: float) -> dict[str, tuple[str, str]]:
+    """Return each family's difference to the reference in words, and the verdict."""
+
+    def values(family: str) -> dict[int, float]:
+        return {seed: point[metric] for seed, point in points[family].items()}
+
+    gaps = {f: paired_difference(values(f), values(reference)) for f in points if f != reference}
+    adjusted = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
+    found = {}
+    for family, gap in gaps.items():
+        interval = f" [{gap.low:+.3f}, {gap.high:+.3f}]" if gap.n > 1 else f" (n={gap.n})"
+        found[family] = (f"{gap.mean:+.3f}{interval}", verdict(gap, adjusted[family], margin))
+    return found
+
+
+def verdict(gap: Difference, p: float, margin: float) -> str:
+    """Return better, worse, equal (within the margin) or undecided, with Holm's p."""
+    if gap.n < 2:
+        return "undecided"
+    if p < 0.05:
+        word = "better" if gap.mean > 0 else "worse"
+        word += " (within the margin)" if -margin < gap.low and gap.high < margin else ""
+    else:
+        word = "equal" if -margin < gap.low and gap.high < margin else "undecided"
+    return f"{word}, p {p:.2g}"
 
 
 def regret_table(rows: list[dict], groups: dict, choice: str, pool_families: list[str], drop: float) -> list[str]:
@@ -103,14 +140,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
     parser.add_argument("--at", type=float, default=0.2)
-    parser.add_argument("--against", default="published")
+    parser.add_argument("--against", default="published", help="reference families, comma-separated")
+    parser.add_argument("--margin", type=float, default=0.02, help="difference that does not matter")
     parser.add_argument("--choice", default="ekfac_auto")
     parser.add_argument("--pool", default="full,full_g0.7,full_g1", help="families that the choice is made from")
     options = parser.parse_args()
     rows = read(options.results)
     groups = by_family(rows)
     base = [row["validation_accuracy"] for row in rows if row["id"] == "base"]
-    print("\n".join(matched_table(groups, options.against, options.at)))
+    print("\n".join(matched_table(groups, options.against.split(","), options.at, options.margin)))
     print(f"\nValidation of the unedited models: {cell(base)}\n")
     print("\n".join(regret_table(rows, groups, options.choice, options.pool.split(","), 0.01)))
 

@@ -16,7 +16,13 @@ SHOWN = {
 }
 POINTS = {"best": "best ground truth within the drop", "at0.2": "memorized nearest 0.2"}
 UNTUNED = "default"
-TRACKS = ("", "label-free", "right labels", "known noisy examples")  # in this order; further ones are bounds
+TRACKS = (
+    "",
+    "label-free",
+    "initial weights",
+    "right labels",
+    "known noisy examples",
+)  # in this order; further ones are bounds
 
 
 @style.look()

@@ -21,7 +21,7 @@ REFERENCES = {"base": ("*", "before the edit (dotted)"), "retrain": ("H", "retra
 
 COLORS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, "#E69F00", "#56B4E9", style.GREY, "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-TRACKS = {"label-free": "o", "right labels": "s", "known noisy examples": "^"}
+TRACKS = {"label-free": "o", "initial weights": "D", "right labels": "s", "known noisy examples": "^"}
 STYLES = ("-", "--", ":", "-.")
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from vitmem.evaluation.frontier import at_memorized, best_ground_truth, paired_difference
+from vitmem.evaluation.frontier import at_memorized, best_ground_truth, holm, paired_difference
 
 
 def rows(*points):
@@ -40,3 +40,25 @@ def test_paired_differences():
     assert gap.high - gap.mean == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-5)  # t of 2 degrees of freedom
     assert math.isnan(paired_difference({0: 1.0}, {0: 0.5}).low)
     assert paired_difference({0: 1.0}, {1: 0.5}).n == 0
+
+
+def test_the_paired_t_test_is_scipys():
+    from scipy import stats
+
+    first, second = {0: 0.7, 1: 0.72, 2: 0.66, 3: 0.71}, {0: 0.65, 1: 0.7, 2: 0.66, 3: 0.64}
+    expected = stats.ttest_rel(list(first.values()), list(second.values()))
+    found = paired_difference(first, second)
+    assert found.p == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert paired_difference({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1.0
+    assert paired_difference({0: 1.0, 1: 1.0}, {0: 0.5, 1: 0.5}).p == 0.0
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    one, nothing = holm([0.04, math.nan])
+    assert one == 0.04
+    assert math.isnan(nothing)
+    assert holm([]) == []

@@ -56,6 +56,11 @@ class LinearMap:
         w_OI = self.module.weight.detach().flatten(1)
         return torch.cat([w_OI, self.module.bias.detach()[:, None]], 1) if self.bias else w_OI
 
+    def matrix_of(self, state: dict[str, Tensor]) -> Tensor:
+        """Return the weights O I that a state dict of the model holds for this layer."""
+        w_OI = state[f"{self.name}.weight"].flatten(1)
+        return torch.cat([w_OI, state[f"{self.name}.bias"][:, None]], 1) if self.bias else w_OI
+
     def state(self, w_OI: Tensor) -> dict[str, Tensor]:
         """Return the entries of the model's state dict that a matrix O I stands for."""
         if not self.bias:

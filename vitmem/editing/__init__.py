@@ -20,6 +20,7 @@ def edits() -> dict[str, type[Edit]]:
     from vitmem.editing.polish import PolishedEKFAC
     from vitmem.editing.prune import Magnitude, Wanda
     from vitmem.editing.sap import SAP
+    from vitmem.editing.shrink import Rewind, Scale
     from vitmem.editing.svd import SVD
     from vitmem.editing.task_vector import TaskVector
     from vitmem.editing.weight_space import Midpoint, WeightDistance, WeightDistortion
@@ -30,6 +31,8 @@ def edits() -> dict[str, type[Edit]]:
         "ekfac_auto": AutoEKFAC,
         "ekfac_polish": PolishedEKFAC,
         "svd": SVD,
+        "scale": Scale,
+        "rewind": Rewind,
         "random_pairs": RandomPairs,
         "top_removed": TopRemoved,
         # trained

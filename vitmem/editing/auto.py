@@ -105,10 +105,11 @@ class AutoEKFAC(EKFAC):
         before_N = predictions(model, unedited, training)
         best = accuracy = float((predictions(model, unedited, tuning) == label_N).double().mean())
         layers = {p: {n: curvature.layers[n] for n in select_layers(model, p)} for p in [self.layers, *self.choices]}
+        origin = self.origin(model, data)
         nothing = dataclasses.replace(_plain(self), rho=1.0)
         rows = [_row(nothing, accuracy, 0.0)]
         for candidate in self.candidates:
-            state, _ = candidate.edited(model, layers[candidate.layers], generator)
+            state, _ = candidate.edited(model, layers[candidate.layers], generator, origin)
             accuracy = float((predictions(model, state, tuning) == label_N).double().mean())
             changed = float((predictions(model, state, training) != before_N).double().mean())
             rows.append(_row(candidate, accuracy, changed))
@@ -117,7 +118,7 @@ class AutoEKFAC(EKFAC):
         choice = choose(rows, tolerance)
         options = {option: choice[option] for option in ("rho", "exponent", "layers")}
         chosen = dataclasses.replace(_plain(self), **options)
-        state, report = chosen.edited(model, layers[chosen.layers], generator)
+        state, report = chosen.edited(model, layers[chosen.layers], generator, origin)
         seconds = {**curvature.seconds, "apply": time.perf_counter() - start}
         found = {"choice": choice, "tolerance": tolerance, "candidates": rows, "lumped_trace": curvature.lumped}
         return EditResult(state, {"layers": report, "seconds": seconds, **found})

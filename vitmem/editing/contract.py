@@ -3,7 +3,7 @@
 An edit is a frozen dataclass of options with ``apply(model, data, generator) -> EditResult``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -31,12 +31,14 @@ class EditDiverged(Exception):
     """An edit whose loss or weights are not finite: a row of the table says so, and nothing else stops."""
 
 
-TRACKS = ("label-free", "right labels", "known noisy examples")
+TRACKS = ("label-free", "initial weights", "right labels", "known noisy examples")
 
 
 def track(sees: frozenset[str]) -> str:
     """Return with which edits one that sees this may be compared: one of ``TRACKS``; validation labels are right."""
-    return TRACKS[2] if "forget" in sees else TRACKS[1] if sees & {"retain", "validation"} else TRACKS[0]
+    if "forget" in sees:
+        return TRACKS[3]
+    return TRACKS[2] if sees & {"retain", "validation"} else TRACKS[1] if "initial" in sees else TRACKS[0]
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Edit:
     """Base of the registered edits.
 
     ``sees`` names what the edit may read: ``unlabeled`` (training images), ``given`` (their given labels, without
-    knowing which are wrong), ``retain`` (examples known to be right), ``forget`` (examples known to be wrong) and
-    ``validation``.
+    knowing which are wrong), ``retain`` (examples known to be right), ``forget`` (examples known to be wrong),
+    ``validation``, and ``initial`` (the weights that training started from, no data).
     ``main_option`` is the option that a result's name carries, as in ``kfac-rho0.95``.
     ``search`` is what tuning may choose, by option: ``("log", low, high)``, ``("uniform", low, high)``,
     ``("int", low, high)`` or ``("choice", a, b, ...)``.
@@ -77,3 +79,21 @@ class Edit:
             generator: source of all its randomness.
         """
         raise NotImplementedError("abstract")
+
+
+def added(default: object) -> object:
+    """Return a dataclass field that joined an edit later: at its default, results made before still count.
+
+    Args:
+        default: with which the edit does what it did before.
+    """
+    return field(default=default, metadata={"added": True})
+
+
+def identity(edit: Edit) -> dict:
+    """Return the options that tell an edit from others: all but added ones at their default."""
+    return {
+        f.name: value
+        for f in fields(edit)
+        if (value := getattr(edit, f.name)) != f.default or not f.metadata.get("added")
+    }

@@ -3,6 +3,7 @@
 Legend: I inputs, O outputs.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from vitmem.curvature.cache import CurvatureConfig, LayerCurvature
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.filters import graded_filter, hard_masks, random_mask, smallest_mask
+from vitmem.curvature.layers import linear_maps
 from vitmem.curvature.spectrum import Target, find_threshold
-from vitmem.editing.contract import Edit, EditResult
+from vitmem.editing.contract import Edit, EditResult, added
 from vitmem.editing.data import EditData
+from vitmem.editing.origin import Of, initial_matrices
 from vitmem.models.layers import select_layers
 
 
@@ -34,6 +37,7 @@ class KFAC(CurvatureConfig, Edit):
         scope: one threshold for each layer, or a global one for all of them together.
         filter: hard (keep or drop) or graded (shrink by P^g / (P^g + tau^g), tau the hard rule's threshold).
         exponent: g of the graded filter; 1 is Wiener's.
+        of: what is filtered: the weights, or the update that training made of the initial ones, W - W0.
     """
 
     search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99)}
@@ -45,6 +49,7 @@ class KFAC(CurvatureConfig, Edit):
     scope: Literal["layer", "global"] = "layer"
     filter: Literal["hard", "graded"] = "hard"
     exponent: float = 1.0
+    of: Of = added("weights")
 
     def __post_init__(self):
         super().__post_init__()
@@ -80,7 +85,8 @@ class KFAC(CurvatureConfig, Edit):
             images = "validation"
         else:
             images = {"included": "unlabeled", "excluded": "retain", "only": "forget"}[self.noisy]
-        return frozenset({images} | ({"given"} if self.labels == "given" else set()))
+        start = {"initial"} if self.of == "update" else set()
+        return frozenset({images} | ({"given"} if self.labels == "given" else set()) | start)
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing, and the class token where there is none."""
@@ -131,12 +137,20 @@ class KFAC(CurvatureConfig, Edit):
         self.check(model)
         curvature = data.curvature(model, self)
         start = time.perf_counter()
-        state, rows = self.edited(model, curvature.layers, generator)
+        state, rows = self.edited(model, curvature.layers, generator, self.origin(model, data))
         seconds = {**curvature.seconds, "apply": time.perf_counter() - start}
         return EditResult(state, {"layers": rows, "seconds": seconds, "lumped_trace": curvature.lumped})
 
+    def origin(self, model: nn.Module, data: EditData) -> dict[str, Tensor]:
+        """Return, by layer, the matrices O I that what is filtered starts from; none for the weights themselves."""
+        return initial_matrices(linear_maps(select_layers(model, self.layers), self.bias), self.of, model, data)
+
     def edited(
-        self, model: nn.Module, layers: Mapping[str, LayerCurvature], generator: torch.Generator
+        self,
+        model: nn.Module,
+        layers: Mapping[str, LayerCurvature],
+        generator: torch.Generator,
+        origin: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], list[dict]]:
         """Return the edited weights and the report's rows; only masks and two products per layer are computed.
 
@@ -144,15 +158,20 @@ class KFAC(CurvatureConfig, Edit):
             model: the classifier that the curvature belongs to.
             layers: curvature of the chosen layers.
             generator: for controls that draw.
+            origin: as ``origin`` returns it.
         """
         state, rows = dict(model.state_dict()), []
         for name, multiplier_OI in self.weights(layers, generator).items():
             layer = layers[name]
+            if name in origin:
+                from_start_OI = layer.basis.coordinates(layer.map.matrix() - origin[name])
+                layer = dataclasses.replace(layer, coordinates_OI=from_start_OI)
             everything = multiplier_OI.all() if multiplier_OI.dtype == torch.bool else (multiplier_OI == 1).all()
             if not everything:
                 if multiplier_OI.dtype != torch.bool:
                     multiplier_OI = multiplier_OI.to(layer.coordinates_OI)
-                state |= layer.map.state(layer.basis.compose(layer.coordinates_OI * multiplier_OI))
+                edited_OI = layer.basis.compose(layer.coordinates_OI * multiplier_OI)
+                state |= layer.map.state(edited_OI + origin[name] if name in origin else edited_OI)
             rows.append(layer_row(name, layer, multiplier_OI))
         return state, rows
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from vitmem.curvature.collect import uncompiled
+from vitmem.curvature.filters import graded_filter
 from vitmem.curvature.layers import linear_maps
 from vitmem.distributed import all_sum
-from vitmem.editing.contract import Edit, EditResult
+from vitmem.editing.contract import Edit, EditResult, added
 from vitmem.editing.data import EditData
+from vitmem.editing.origin import Of, initial_matrices
 from vitmem.editing.parameters import draw_seed, result, watch_inputs
 from vitmem.models.layers import select_layers
 
@@ -28,6 +30,10 @@ class Magnitude(Edit):
         layers: glob patterns over layer names, separated by commas.
         keep: share of the weights to keep, in (0, 1]; 1 changes nothing.
         scope: one ranking for each layer, or a global one for all of them together.
+        filter: hard (keep or drop) or graded (shrink by |w|^g / (|w|^g + tau^g), tau the geometric mean of the smallest
+            one that the hard rule keeps and the largest that it drops).
+        exponent: g of the graded filter.
+        of: what is ranked and pruned: the weights, or the update that training made of the initial ones, W - W0.
     """
 
     main_option = "keep"
@@ -36,9 +42,24 @@ class Magnitude(Edit):
     layers: str = "blocks.*"
     keep: float = 0.5
     scope: Literal["layer", "global"] = "layer"
+    filter: Literal["hard", "graded"] = added("hard")
+    exponent: float = added(2.0)
+    of: Of = added("weights")
 
     def __post_init__(self):
         _check_share("keep", self.keep)
+        if not 0 < self.exponent < math.inf:
+            raise ValueError(f"exponent is {self.exponent}; it must be positive and finite")
+
+    @property
+    def sees(self) -> frozenset[str]:
+        """Nothing, or the initial weights."""
+        return frozenset({"initial"} if self.of == "update" else set())
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """What only the graded filter has."""
+        return frozenset({"exponent"} if self.filter == "hard" else set())
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing."""
@@ -47,16 +68,31 @@ class Magnitude(Edit):
     def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
         """Return the pruned weights; biases and all else stay."""
         start = time.perf_counter()
-        maps = linear_maps(select_layers(uncompiled(model), self.layers))
-        matrices = {name: layer.matrix() for name, layer in maps.items()}
+        model = uncompiled(model)
+        maps = linear_maps(select_layers(model, self.layers))
+        origin = initial_matrices(maps, self.of, model, data)
+        matrices = {n: m.matrix() - origin[n] if n in origin else m.matrix() for n, m in maps.items()}
         if self.scope == "layer":
-            masks = {name: largest(w_OI.abs().flatten(), self.keep).view_as(w_OI) for name, w_OI in matrices.items()}
+            factors = {name: self.multiplier(w_OI.abs().flatten()).view_as(w_OI) for name, w_OI in matrices.items()}
         else:
-            mask = largest(torch.cat([w_OI.abs().flatten() for w_OI in matrices.values()]), self.keep)
-            parts = mask.split([w_OI.numel() for w_OI in matrices.values()])
-            masks = {n: part.view_as(w_OI) for (n, w_OI), part in zip(matrices.items(), parts, strict=True)}
-        changed = {k: v for n, layer in maps.items() for k, v in layer.state(matrices[n] * masks[n]).items()}
-        return result(model, changed, start, sum(mask.numel() for mask in masks.values()))
+            factor = self.multiplier(torch.cat([w_OI.abs().flatten() for w_OI in matrices.values()]))
+            parts = factor.split([w_OI.numel() for w_OI in matrices.values()])
+            factors = {n: part.view_as(w_OI) for (n, w_OI), part in zip(matrices.items(), parts, strict=True)}
+        changed = {}
+        for name, layer in maps.items():
+            edited = matrices[name] * factors[name]
+            if name in origin:
+                edited = layer.matrix() if (factors[name] == 1).all() else edited + origin[name]
+            changed |= layer.state(edited)
+        return result(model, changed, start, sum(factor.numel() for factor in factors.values()))
+
+    def multiplier(self, size: Tensor) -> Tensor:
+        """Return by what each of n weights is multiplied: a mask, or a filter in [0, 1]; of their absolute values."""
+        mask = largest(size, self.keep)
+        if self.filter == "hard" or mask.all():
+            return mask
+        tau = math.sqrt(float(size[mask].min()) * float(size[~mask].max()))
+        return graded_filter(size.double(), tau, self.exponent).to(size)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from vitmem.curvature.collect import uncompiled
+from vitmem.curvature.filters import graded_filter
 from vitmem.curvature.layers import linear_maps
-from vitmem.editing.contract import Edit, EditResult
+from vitmem.editing.contract import Edit, EditResult, added
 from vitmem.editing.data import EditData
 from vitmem.editing.kfac import relative_change
+from vitmem.editing.origin import Of, initial_matrices
 from vitmem.models.layers import select_layers
 
 
@@ -28,6 +30,11 @@ class SVD(Edit):
         share: of what ``keep`` is a share: of the number of singular values (rank: the ceil(keep n) largest), of the
             sum of their squares (energy: the fewest that reach it), or of their number again, but cut away instead of
             kept (pruned: the floor(keep n) smallest go).
+        scope: one ranking of singular values for each layer, or a global one for all of them together.
+        filter: hard (keep or drop) or graded (shrink by s^g / (s^g + tau^g), tau the geometric mean of the smallest one
+            that the hard rule keeps and the largest that it drops).
+        exponent: g of the graded filter.
+        of: what is decomposed: the weights, or the update that training made of the initial ones, W - W0.
     """
 
     main_option = "keep"
@@ -36,12 +43,28 @@ class SVD(Edit):
     layers: str = "blocks.*"
     keep: float = 0.1
     share: Literal["rank", "pruned", "energy"] = "rank"
+    scope: Literal["layer", "global"] = added("layer")
+    filter: Literal["hard", "graded"] = added("hard")
+    exponent: float = added(1.0)
+    of: Of = added("weights")
 
     def __post_init__(self):
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep is {self.keep}; it is the share of singular values to keep, in (0, 1]")
         if self.share == "pruned" and self.keep == 1:
             raise ValueError("keep is 1.0 and share is pruned, which would cut everything away; give less than 1")
+        if not 0 < self.exponent < math.inf:
+            raise ValueError(f"exponent is {self.exponent}; it must be positive and finite")
+
+    @property
+    def sees(self) -> frozenset[str]:
+        """Nothing, or the initial weights."""
+        return frozenset({"initial"} if self.of == "update" else set())
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """What only the graded filter has."""
+        return frozenset({"exponent"} if self.filter == "hard" else set())
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing."""
@@ -55,25 +78,52 @@ class SVD(Edit):
             return int(reached.int().argmax()) + 1 if reached.any() else n
         return n - math.floor(self.keep * n) if self.share == "pruned" else math.ceil(self.keep * n)
 
+    def multipliers(self, singular: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return by what each singular value is multiplied, in [0, 1].
+
+        Args:
+            singular: of each layer, falling.
+        """
+        if self.scope == "layer":
+            return {name: self._multiplier(s, s) for name, s in singular.items()}
+        everything = torch.cat(list(singular.values())).sort(descending=True).values
+        return {name: self._multiplier(s, everything) for name, s in singular.items()}
+
+    def _multiplier(self, s: Tensor, ranked: Tensor) -> Tensor:
+        rank = self.rank(ranked)
+        if rank == len(ranked):
+            return torch.ones_like(s)
+        if self.filter == "graded":
+            return graded_filter(s, math.sqrt(ranked[rank - 1] * ranked[rank]), self.exponent)
+        if s is ranked:  # exactly so many, also among equals
+            return (torch.arange(len(s), device=s.device) < rank).to(s)
+        return (s > ranked[rank]).to(s)
+
     def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
-        """Return the truncated weights; biases and all else stay."""
+        """Return the truncated, or shrunk, weights; biases and all else stay."""
         start = time.perf_counter()
         model = uncompiled(model)
+        maps = linear_maps(select_layers(model, self.layers))
+        origin = initial_matrices(maps, self.of, model, data)
+        parts = {}
+        for name, layer in maps.items():
+            w_OI = layer.matrix() - origin[name] if name in origin else layer.matrix()
+            parts[name] = torch.linalg.svd(w_OI.double(), full_matrices=False)
         state, rows = dict(model.state_dict()), []
-        for name, layer in linear_maps(select_layers(model, self.layers)).items():
-            w_OI = edited = layer.matrix()
-            u, s, vt = torch.linalg.svd(w_OI.double(), full_matrices=False)
-            rank = self.rank(s)
-            if rank < len(s):
-                edited = ((u[:, :rank] * s[:rank]) @ vt[:rank]).to(w_OI.dtype)
-                state |= layer.state(edited)
+        for name, multiplier in self.multipliers({name: s for name, (_, s, _) in parts.items()}).items():
+            (u, s, vt), w_OI = parts[name], maps[name].matrix()
+            edited, kept = w_OI, int((multiplier > 0).sum())
+            if not (multiplier == 1).all():
+                edited = ((u[:, :kept] * (s * multiplier)[:kept]) @ vt[:kept]).to(w_OI.dtype)
+                edited = edited + origin[name] if name in origin else edited
+                state |= maps[name].state(edited)
             energy = s.square()
             rows.append(
                 {
                     "layer": name,
-                    "rank": rank,
+                    "rank": kept,
                     "full_rank": len(s),
-                    "energy_kept": float(energy[:rank].sum() / energy.sum()),
+                    "energy_kept": float((energy * multiplier.square()).sum() / energy.sum()),
                     "relative_change": relative_change(w_OI, edited),
                 }
             )

@@ -45,12 +45,14 @@ class Difference:
         low: lower end; NaN for fewer than two pairs.
         high: upper end.
         n: number of pairs.
+        p: of the two-sided paired t test that the mean is 0; NaN for fewer than two pairs.
     """
 
     mean: float
     low: float
     high: float
     n: int
+    p: float = math.nan
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
@@ -68,5 +70,20 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
         return Difference(mean, math.nan, math.nan, 1)
     from scipy import stats
 
-    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(gaps) / math.sqrt(n)
-    return Difference(mean, mean - half, mean + half, n)
+    error = statistics.stdev(gaps) / math.sqrt(n)
+    half = stats.t.ppf(0.975, n - 1) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    return Difference(mean, mean - half, mean + half, n, p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for that many tests, by Holm's step-down procedure; NaN is no test, and stays.
+
+    Source: Holm 1979.
+    """
+    order = sorted((p, k) for k, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, largest = list(p_values), 0.0
+    for rank, (p, k) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        adjusted[k] = largest
+    return adjusted

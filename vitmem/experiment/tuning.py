@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vitmem.datamodules.batch import keyed_generator, keyed_seed
 from vitmem.editing.attempt import attempt
-from vitmem.editing.contract import Edit
+from vitmem.editing.contract import Edit, identity
 from vitmem.editing.data import EditData
 from vitmem.editing.known import drawn, tuning_half
 from vitmem.evaluation import metrics
@@ -199,7 +199,7 @@ class Bench:
         row |= {"passes": 0.0, "seconds": 0.0, "extra_memory_bytes": None}
         try:
             chosen = dataclasses.replace(edit, **options)
-            data = EditData(self.run.data, chosen.sees, self.run.cache, self.fit_N)
+            data = EditData(self.run.data, chosen.sees, self.run.cache, self.fit_N, lambda: self.run.initial_state)
             made = attempt(chosen, self.run.model, data, keyed_generator(self.run.config.seed, 5))
         except (ValueError, RuntimeError, ArithmeticError) as error:
             return row | {"status": f"failed: {' '.join(str(error).split())[:300]}"}
@@ -227,7 +227,7 @@ def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
             "noise": run.noise_sha256,
             "data": run.data.data.fingerprint,
             "known": run.known_noisy().nonzero()[:, 0].tolist(),
-            "edit": [type(tuning.edit).__name__, dataclasses.asdict(tuning.edit)],
+            "edit": [type(tuning.edit).__name__, identity(tuning.edit)],
             "space": dict(tuning.space),
             "tuner": tuning.tuner,
         }

@@ -1,6 +1,7 @@
 """A finished run folder, opened: its configuration, data, model and curvature, and the weights of its edits."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from vitmem.models.build import with_weights
 from vitmem.models.weights import load_model
 from vitmem.runs.config import RunConfig
 from vitmem.runs.folder import RunFolder, difference, read_edit_json
-from vitmem.runs.start import make_data
+from vitmem.runs.start import make_data, pretrained_sha256, start_model
 
 BASE = "base"
 
@@ -86,6 +87,21 @@ class TrainedRun:
     def model(self) -> nn.Module:
         """The unedited model, in eval mode, on a GPU if there is one."""
         return load_model(self.path).to(self.device)
+
+    @cached_property
+    def initial_state(self) -> dict[str, Tensor]:
+        """The weights that training started from, built again from the seed or the file of pretrained weights.
+
+        Raises:
+            ValueError: the file is gone or another one, or the trained weights were folded into other units.
+        """
+        if self.config.train.tied_fixed < 1:
+            raise ValueError(f"{self.path} was trained with train.tied_fixed: its start and its end cannot be compared")
+        stored = RunFolder(self.path).read_provenance().get("pretrained_sha256")
+        if pretrained_sha256(self.config) != stored:
+            raise ValueError(f"{self.config.model.pretrained} is not the file that {self.path} started from")
+        arguments = json.loads((self.path / "model.json").read_text())["timm"]
+        return start_model(self.config, arguments)[0].state_dict()
 
     @property
     def device(self) -> torch.device:

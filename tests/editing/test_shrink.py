@@ -1,0 +1,104 @@
+"""Shrinking by one number, towards zero or towards the start, against what is computed by hand."""
+
+import pytest
+import torch
+from edited import DATA, MODEL
+from torch.nn import functional as F
+
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.editing.contract import TRACKS
+from vitmem.editing.data import EditData
+from vitmem.editing.shrink import Rewind, Scale
+from vitmem.models.build import with_weights
+
+START = {name: value + 0.1 * (1 + value.abs()) for name, value in MODEL.state_dict().items()}
+
+
+def apply(edit, initial=START):
+    data = EditData(DATA, edit.sees, initial=(lambda: initial) if initial is not None else None)
+    return edit.apply(MODEL, data, keyed_generator(0)).state_dict
+
+
+def changed(state):
+    return {name for name, value in MODEL.state_dict().items() if not torch.equal(state[name], value)}
+
+
+@pytest.mark.parametrize("edit", [Scale(factor=1.0), Rewind(keep=1.0), Rewind(keep=1.0, layers="blocks.*")])
+def test_strength_zero_changes_nothing(edit):
+    assert not changed(apply(edit))
+
+
+def test_scaling_is_a_product_of_the_chosen_matrices():
+    state = apply(Scale(factor=0.5, layers="blocks.0.mlp.*, head"))
+    assert changed(state) == {"blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "head.weight"}
+    for name in changed(state):
+        assert torch.equal(state[name], 0.5 * MODEL.state_dict()[name])
+
+
+@pytest.mark.parametrize(("part", "third"), [("query", 0), ("key", 1), ("value", 2)])
+def test_a_part_is_a_third_of_the_fused_rows(part, third):
+    state = apply(Scale(factor=0.25, part=part))
+    assert changed(state) == {f"blocks.{block}.attn.qkv.weight" for block in (0, 1)}
+    for name in changed(state):
+        before, after = MODEL.state_dict()[name].chunk(3), state[name].chunk(3)
+        for number in range(3):
+            assert torch.equal(after[number], before[number] * (0.25 if number == third else 1.0))
+
+
+def test_a_temperature_divides_the_logits_of_attention():
+    """The oracle calls attention with its scale divided; the edit divides the queries."""
+    image = next(iter(DATA.loader(DATA.validation_examples))).image[:8]
+    expected = with_weights(MODEL, dict(MODEL.state_dict()))
+    for block in expected.blocks:
+        block.attn.fused_attn = False
+        block.attn.scale = block.attn.scale / 3.0
+    found = with_weights(MODEL, apply(Scale(factor=1.0, temperature=3.0)))
+    with torch.no_grad():
+        assert torch.allclose(found(image), expected(image), atol=1e-6)
+        assert not torch.allclose(found(image), MODEL(image), atol=1e-4)
+
+
+def test_rewinding_is_the_straight_line_to_the_start():
+    state = apply(Rewind(keep=0.25))
+    for name, value in MODEL.state_dict().items():
+        assert torch.allclose(state[name], START[name] + 0.25 * (value - START[name]), atol=1e-7), name
+    assert all(torch.equal(apply(Rewind(keep=0.0))[name], START[name]) for name in dict(MODEL.named_parameters()))
+    some = apply(Rewind(keep=0.25, layers="blocks.1.*"))
+    assert changed(some) == {f"blocks.1.{layer}.weight" for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+
+
+def test_the_change_grows_with_the_strength():
+    def distance(edit):
+        state = apply(edit)
+        return sum(F.mse_loss(state[name], value, reduction="sum") for name, value in MODEL.state_dict().items())
+
+    for kind, option in ((Scale, "factor"), (Rewind, "keep")):
+        found = [distance(kind(**{option: amount})) for amount in (1.0, 0.8, 0.5, 0.2, 0.0)]
+        assert found == sorted(found)
+        assert found[0] == 0 < found[1]
+
+
+def test_the_start_is_declared_and_has_a_track_of_its_own():
+    assert (Scale().track, Rewind().track) == (TRACKS[0], TRACKS[1])
+    with pytest.raises(PermissionError, match="'initial'"):
+        EditData(DATA, frozenset({"unlabeled"}), initial=lambda: START).initial(MODEL)
+    with pytest.raises(ValueError, match="not known"):
+        apply(Rewind(), initial=None)
+    with pytest.raises(ValueError, match=r"another model's: head.weight is missing"):
+        apply(Rewind(), initial={n: v for n, v in START.items() if n != "head.weight"})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Scale(factor=1.5), "factor is 1.5"),
+        (lambda: Scale(factor=float("nan")), "factor is nan"),
+        (lambda: Scale(temperature=0.5), "temperature is 0.5"),
+        (lambda: Scale(layers="blocks.*.mlp.*", part="query").check(MODEL), "no layer named qkv"),
+        (lambda: Rewind(keep=-0.1), "keep is -0.1"),
+        (lambda: Rewind(layers="nothing.*").check(MODEL), "matches no linear layer"),
+    ],
+)
+def test_options_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

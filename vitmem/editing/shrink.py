@@ -1,0 +1,131 @@
+"""Shrinking by one number: towards zero, or towards the weights that training started from.
+
+Controls for every edit that shrinks by a rule: what does a dumb one get? Legend: I inputs, O outputs.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitmem.curvature.collect import uncompiled
+from vitmem.curvature.layers import linear_maps
+from vitmem.editing.contract import Edit, EditResult
+from vitmem.editing.data import EditData
+from vitmem.editing.parameters import result
+from vitmem.models.layers import select_layers
+
+PARTS = ("query", "key", "value")
+
+
+@dataclass(frozen=True)
+class Scale(Edit):
+    """Control: multiply the chosen matrices by one number; sees no data.
+
+    Args:
+        layers: glob patterns over layer names, separated by commas.
+        factor: what the matrices are multiplied by, in [0, 1]; 1 changes nothing.
+        part: which rows of the fused matrices of attention; all takes whole matrices of any layer, the others leave
+            layers that are not named ``qkv`` alone.
+        temperature: what the logits of attention are divided by, at least 1, in the chosen layers named ``qkv``: the
+            queries, with their biases, are divided by it.
+    """
+
+    main_option = "factor"
+    search: ClassVar[dict[str, tuple]] = {"factor": ("uniform", 0.2, 1.0)}
+
+    layers: str = "blocks.*"
+    factor: float = 0.6
+    part: Literal["all", "query", "key", "value"] = "all"
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        _check_share("factor", self.factor)
+        if not 1 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be at least 1 and finite")
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse patterns that match nothing, or no fused attention where a part or a temperature is asked for."""
+        chosen = select_layers(model, self.layers)
+        fused = [name for name in chosen if name.endswith(".qkv")]
+        if not fused and (self.part != "all" or self.temperature != 1):
+            raise ValueError(f"layers: {self.layers} chooses no layer named qkv, which part and temperature are about")
+        for name in fused if self.temperature != 1 else ():
+            attention = model.get_submodule(name.rpartition(".")[0])
+            if not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity):
+                raise ValueError(f"temperature: {name} is followed by a norm of the queries, which undoes it")
+
+    def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
+        """Return the scaled weights; biases (but for a temperature) and all else stay."""
+        start = time.perf_counter()
+        model = uncompiled(model)
+        self.check(model)
+        state, changed = model.state_dict(), {}
+        for name, layer in linear_maps(select_layers(model, self.layers)).items():
+            w_OI, fused = layer.matrix().clone(), name.endswith(".qkv")
+            if self.part == "all":
+                w_OI *= self.factor
+            elif fused:
+                w_OI[_rows(w_OI, self.part)] *= self.factor
+            if fused and self.temperature != 1:
+                w_OI[_rows(w_OI, "query")] /= self.temperature
+                if layer.module.bias is not None:
+                    bias_O = state[f"{name}.bias"].clone()
+                    bias_O[_rows(bias_O, "query")] /= self.temperature
+                    changed[f"{name}.bias"] = bias_O
+            changed |= layer.state(w_OI)
+        return result(model, changed, start, 0)
+
+
+def _rows(tensor: Tensor, part: str) -> slice:
+    """Return the rows of a fused matrix that make queries, keys or values."""
+    third = len(tensor) // 3
+    return slice(PARTS.index(part) * third, (PARTS.index(part) + 1) * third)
+
+
+@dataclass(frozen=True)
+class Rewind(Edit):
+    """Go back towards the weights that training started from: W0 + keep (W - W0); sees no data.
+
+    For a model that was fine-tuned from pretrained weights this is weight interpolation as in WiSE-FT (Wortsman et al.
+    2022, arXiv 2109.01903).
+
+    Args:
+        layers: all (every parameter, biases and norms included), or glob patterns over layer names, separated by
+            commas: their matrices.
+        keep: share of the way from the start to the trained weights that is kept, in [0, 1]; 1 changes nothing.
+    """
+
+    sees = frozenset({"initial"})
+    main_option = "keep"
+    search: ClassVar[dict[str, tuple]] = {"keep": ("uniform", 0.2, 1.0)}
+
+    layers: str = "all"
+    keep: float = 0.5
+
+    def __post_init__(self):
+        _check_share("keep", self.keep)
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse patterns that match nothing."""
+        if self.layers != "all":
+            select_layers(model, self.layers)
+
+    def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
+        """Return the interpolated weights; buffers stay."""
+        start = time.perf_counter()
+        model = uncompiled(model)
+        trained, initial = dict(model.named_parameters()), data.initial(model)
+        if self.layers == "all":
+            chosen = list(trained)
+        else:
+            chosen = [f"{name}.weight" for name in select_layers(model, self.layers)]
+        changed = {n: torch.lerp(initial[n], trained[n].detach(), self.keep) for n in chosen} if self.keep < 1 else {}
+        return result(model, changed, start, sum(initial[name].numel() for name in chosen))
+
+
+def _check_share(option: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{option} is {value}; it must be in [0, 1]")

@@ -3,9 +3,9 @@
     python experiments/compare_frontiers.py runs/digits_frontier/results.csv [--at 0.2] [--against published,scale]
 
 Prints Markdown: each family where its frontier crosses the memorised accuracy (mean and sd over seeds), and for each
-reference family the difference (mean and 95 % t interval, paired over seeds) with a verdict: better or worse where Holm's
-correction over all families rejects equality at 0.05, equal where the interval lies within the margin, else undecided.
-Last, the regret of the label-free choice, if there is one.
+reference family the difference (mean and 95 % t interval, paired over seeds) with a verdict: better or worse where
+Holm's correction over all families rejects equality at 0.05, equal where the interval lies within the margin, else
+undecided. Last, the regret of the label-free choice, if there is one.
 """
 
 import argparse

@@ -1,0 +1,1 @@
+"""Run folders: trained, opened, edited, measured and attacked."""

@@ -1,0 +1,184 @@
+"""Making an edit of a run's model, and storing it in the run folder."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitmem.datamodules.batch import keyed_generator
+from vitmem.distributed import is_main
+from vitmem.editing.attempt import Attempt, attempt
+from vitmem.editing.contract import Edit, identity
+from vitmem.editing.data import EditData
+from vitmem.files import check_name, digest, file_digest, provenance, read_json, to_json, write_atomically
+from vitmem.models.weights import save_model
+from vitmem.runs.evaluate import measured
+from vitmem.runs.folder import difference, diverged, read_edit_json
+from vitmem.runs.trained import BASE, TrainedRun
+
+
+def make_edit(
+    run: TrainedRun,
+    edit: Edit,
+    name: str,
+    edit_id: str,
+    *,
+    force: bool = False,
+    replace: bool = False,
+    save: bool = True,
+    tuned: dict | None = None,
+    keep_going: bool = False,
+) -> dict:
+    """Apply an edit and store the weights; do nothing if the same edit is there.
+
+    An edit that diverges leaves an ``edit.json`` that says so, and no weights.
+
+    Args:
+        run: whose model is edited.
+        edit: the options.
+        name: registered name.
+        edit_id: name of the result in the folder.
+        force: do it again even so.
+        replace: do it again if the folder holds another edit of that id, instead of refusing.
+        save: store the weights; without them, the edit must be evaluated before the next one.
+        tuned: how its options were chosen, for ``edit.json``.
+        keep_going: treat an edit that cannot be made, for whatever reason, as one that diverged.
+
+    Returns:
+        What ``edit.json`` holds.
+
+    Raises:
+        ValueError: the edit cannot be applied to this model, or the folder holds another edit of that id.
+    """
+    if edit_id in (BASE, "clean", "retrain"):
+        raise ValueError(f"--id is {edit_id!r}, which is the name of a reference row; give another")
+    folder = run.path / "edits" / check_name("--id", edit_id)
+    inputs = edit_inputs(run, edit, name)
+    there = read_edit_json(folder) if (folder / "edit.json").exists() and not force else None
+    if there is not None and there["inputs"] == inputs and is_finished(run, there, save=save):
+        if tuned is not None and there.get("tuned") != tuned:  # the same choice, made in another way
+            there["tuned"] = tuned
+            write_atomically(folder / "edit.json", to_json(there))
+        return there
+    edit.check(run.model)
+    if there is not None and there["inputs"] != inputs and not replace:
+        raise ValueError(
+            f"{folder} holds an edit with other options ({_difference(run, edit, name, there)}); give another --id, or "
+            "--force to replace it"
+        )
+    made = None if force else dict(run.latest.values()).get(inputs)
+    if made is None:
+        data = EditData(lambda: run.data, edit.sees, run.cache, run.known_noisy(), lambda: run.initial_state)
+        made = attempt(edit, run.model, data, keyed_generator(run.config.seed, 5), keep_going=keep_going)
+    run.latest.clear()
+    if made.result is not None:
+        run.latest[edit_id] = (inputs, made)
+    if not is_main():
+        return {"id": edit_id, "status": made.status, "report": _report(made)}
+    return _store(run, edit, name, folder, inputs, made, save=save, tuned=tuned)
+
+
+def _difference(run: TrainedRun, edit: Edit, name: str, there: dict) -> str:
+    old = {"edit": there["name"], **_with_added(there["options"], edit)}
+    new = {"edit": name, **dataclasses.asdict(edit)}
+    return difference(old, new) or f"known: {run.known:g} asked for"
+
+
+def edit_inputs(run: TrainedRun, edit: Edit, name: str) -> str:
+    """Return what tells an edit of this run from those with other options, weights, labels or known examples."""
+    known = run.known_noisy().nonzero()[:, 0].tolist() if "forget" in edit.sees else []
+    return digest(
+        {
+            "name": name,
+            "options": identity(edit),
+            "weights": run.weights_sha256,
+            "noise": run.noise_sha256,
+            **({"known": known} if "forget" in edit.sees else {}),
+        }
+    )
+
+
+def is_finished(run: TrainedRun, content: dict, *, save: bool = True) -> bool:
+    """Tell whether an edit need not be made again: it has weights, or diverged, or was measured and none are wanted."""
+    finished = content["weights_sha256"] is not None or diverged(content)
+    return finished or (not save and measured(run, content["id"], content["inputs"]) is not None)
+
+
+def free_id(run: TrainedRun, edit: Edit, name: str) -> str:
+    """Return the name of a result: the edit's with its main option, and what differs from a result that has that name.
+
+    Of a result that is there with the same options, its name.
+    """
+    folder, shown = run.path / "edits", [edit.main_option] if edit.main_option else []
+    while True:
+        edit_id = result_id(name, edit, shown)
+        there = read_json(folder / edit_id / "edit.json", ("inputs", "options"))
+        if there is None or there["inputs"] == edit_inputs(run, edit, name):
+            return edit_id
+        options, old = json.loads(to_json(dataclasses.asdict(edit))), _with_added(there["options"], edit)
+        differ = [o for o, value in options.items() if old.get(o) != value and o not in shown]
+        if not differ:  # known examples, say: whoever asks must give a name
+            return edit_id
+        shown += differ
+
+
+def _with_added(options: dict, edit: Edit) -> dict:
+    """Return stored options with the defaults of those that the edit did not have then."""
+    return {f.name: f.default for f in dataclasses.fields(edit) if f.metadata.get("added")} | options
+
+
+def result_id(prefix: str, edit: Edit, shown: Sequence[str] = ()) -> str:
+    """Return the name of a result: a prefix with the shown options, or with the edit's main option."""
+    options = shown or ((edit.main_option,) if edit.main_option else ())
+    parts = [prefix, *(f"{option}{_text(getattr(edit, option))}" for option in options)]
+    return re.sub(r"[^\w.+-]", "_", "-".join(parts))
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _report(made: Attempt) -> dict:
+    return {"layers": [], "seconds": {"apply": made.seconds}} if made.result is None else made.result.report
+
+
+def _store(
+    run: TrainedRun, edit: Edit, name: str, folder: Path, inputs: str, made: Attempt, *, save: bool, tuned: dict | None
+) -> dict:
+    """Write the weights, then ``edit.json``, which makes them valid, and return what it holds."""
+    report, known = _report(made), run.known_noisy()
+    first = read_json(folder / "edit.json", ("inputs", "cost"))
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "model.safetensors"
+    saved = save and made.result is not None
+    if saved:
+        save_model(folder, made.result.state_dict, json.loads((run.path / "model.json").read_text()))
+    else:
+        weights.unlink(missing_ok=True)
+    cost = {
+        "passes": made.passes,
+        "seconds": sum(report.get("seconds", {"apply": made.seconds}).values()),
+        "extra_memory_bytes": made.extra_memory,
+        "extra_parameters": report.get("extra_parameters"),
+    }
+    if first and first["inputs"] == inputs:  # the same weights, made again
+        cost = first["cost"]
+    content = {
+        "id": folder.name,
+        "name": name,
+        "main_option": edit.main_option,
+        "options": dataclasses.asdict(edit),
+        "sees": sorted(edit.sees),
+        "track": edit.track,
+        "known": {"share": run.known, "examples": int(known.sum())} if "forget" in edit.sees else None,
+        "tuned": tuned,
+        "status": made.status,
+        "inputs": inputs,
+        "report": report,
+        "cost": cost,
+        "weights_sha256": file_digest(weights) if saved else None,
+        "provenance": provenance(),
+    }
+    write_atomically(folder / "edit.json", to_json(content))
+    return json.loads(to_json(content))  # as a later command will read it

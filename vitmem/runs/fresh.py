@@ -1,0 +1,64 @@
+"""Fresh models by a run's own recipe, on other examples: what attacks train shadow models with."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vitmem.attacks.contract import Recipe
+from vitmem.datamodules.batch import Examples, InMemoryLoader, Share
+from vitmem.datamodules.module import MemorisationData
+from vitmem.files import digest
+from vitmem.runs.config import RunConfig, on_one_device
+from vitmem.runs.start import new_model, pretrained_sha256
+
+
+class OtherExamples:
+    """Serves other examples as a run's data module serves its own.
+
+    Args:
+        data: the data module of the run.
+        examples: what the model sees.
+        seed: key of the shuffling.
+    """
+
+    def __init__(self, data: MemorisationData, examples: Examples, seed: int):
+        self.data, self.examples, self.seed = data, examples, seed
+        self.share = Share()
+
+    def to_device(self, device: torch.device | None) -> None:
+        """Make batches where the run's data module does."""
+
+    def train_dataloader(self) -> InMemoryLoader:
+        """Return the training batches, augmented as the run's; noisy examples occur as often as there."""
+        times = torch.where(self.examples.is_noisy, self.data.repeats, 1)
+        examples = self.examples.subset(torch.arange(len(self.examples)).repeat_interleave(times))
+        return self.data.training_loader(examples, self.seed, self.share)
+
+    def val_dataloader(self) -> list[InMemoryLoader]:
+        """Return the model's own examples; validation images may be among them."""
+        return [self.data.loader(self.examples)]
+
+
+def recipe_of(config: RunConfig, data: MemorisationData) -> Recipe:
+    """Return how a run's model was trained; on one device, and evaluated at the end only.
+
+    Args:
+        config: of the run.
+        data: its data module.
+    """
+    config = on_one_device(config)
+    settings = {name: asdict(getattr(config, name)) for name in ("augment", "model", "train", "trainer")}
+    labels = {"labels": data.manifest.header()["sha256"], "repeats": data.repeats, "data": data.data.fingerprint}
+    key = digest({**settings, **labels, "start": pretrained_sha256(config), "seed": config.seed})
+
+    def train(examples: Examples, seed: int, folder: Path) -> nn.Module:
+        from vitmem.training.fit import fit
+
+        model = new_model(replace(config, seed=seed), data)
+        once = replace(config.train, eval_every=config.train.epochs)
+        fit(model, OtherExamples(data, examples, seed), once, config.trainer, seed=seed, folder=folder)
+        return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    return Recipe(train, key, tuned=config.train.early_stop)

@@ -5,8 +5,10 @@ import shutil
 import pytest
 import torch
 from cases import QUICK
+from edited_runs import Explode, Reader
 
 from vitmem.cli import main
+from vitmem.editing import edits
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
@@ -39,3 +41,11 @@ def finished(tmp_path_factory):
 def run_folder(finished, tmp_path):
     """A copy of the finished run that a test may damage."""
     return shutil.copytree(finished, tmp_path / "tiny" / "seed0")
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """The registered edits and two of the tests'."""
+    ours = {**edits(), "reader": Reader, "explode": Explode}
+    for module in ("vitmem.editing", "vitmem.cli.edit", "vitmem.runs.named", "vitmem.experiment.results"):
+        monkeypatch.setattr(f"{module}.edits", lambda: ours)

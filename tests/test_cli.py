@@ -179,7 +179,7 @@ def test_help_and_lists(cli):
         name in cli("list")[1] for name in ("digits", "pair_flip", "vit_base_patch16_224", "kfac", "memorized_accuracy")
     )
     shown = dict(part.split(" (with", 1) for part in cli("list")[1].split("edits, track ")[1:])
-    for track, name in zip(TRACKS, ("svd", "finetune", "npo"), strict=True):
+    for track, name in zip(TRACKS, ("svd", "rewind", "finetune", "npo"), strict=True):
         assert f"\n  {name} " in shown.pop(track)
     assert ["\n  oracle_labels " in bound for bound in shown.values()] == [True]
 

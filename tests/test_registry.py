@@ -1,6 +1,9 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+from cases import QUICK
 
 from vitmem import registry
 from vitmem.registry import lookup, registered
@@ -50,3 +53,84 @@ def test_names_that_are_taken_or_unknown(installed):
         registered("group", {"works": str})
     with pytest.raises(ValueError, match="unknown edit 'nothing'; registered are: ours, works"):
         lookup("edit", "nothing", registered("group", {"ours": str}))
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+import torch
+from vitmem.datamodules.sources import DataSet, ImageData
+from vitmem.editing import Edit, EditResult
+
+
+@dataclass(frozen=True)
+class Stripes(DataSet):
+    """Black and white stripes."""
+
+    count: int = 12
+
+    def load(self):
+        label = torch.arange(self.count) % 2
+        image = torch.zeros(self.count, 1, 8, 8)
+        image[label == 1, :, ::2] = 1
+        image[label == 0, :, :, ::2] = 1
+        return ImageData(image, label, image[:4], label[:4], ("rows", "columns"))
+
+
+@dataclass(frozen=True)
+class Shrink(Edit):
+    """Multiply all weights."""
+
+    main_option = "factor"
+    factor: float = 0.5
+
+    def apply(self, model, data, generator):
+        state = {key: value * self.factor for key, value in model.state_dict().items()}
+        return EditResult(state, {"layers": [], "seconds": {"apply": 0.0}})
+
+
+@dataclass(frozen=True)
+class Poke:
+    """Look at the model sternly."""
+'''
+
+
+ENTRY_POINTS = """
+[vitmem.datasets]
+stripes = tiny_plugin:Stripes
+[vitmem.edits]
+shrink = tiny_plugin:Shrink
+[vitmem.attacks]
+poke = tiny_plugin:Poke
+"""
+
+
+@pytest.mark.slow
+def test_installed_packages_register_data_sets_edits_and_attacks(tmp_path):
+    site = tmp_path / "site"
+    (site / "tiny_plugin-1.0.dist-info").mkdir(parents=True)
+    (site / "tiny_plugin.py").write_text(PLUGIN)
+    (site / "tiny_plugin-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tiny-plugin\nVersion: 1.0\n"
+    )
+    (site / "tiny_plugin-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
+    out = tmp_path / "runs"
+    program = f"""
+import sys
+sys.path.insert(0, {str(site)!r})
+from vitmem.cli import main
+quick = {[*QUICK, "--train.batch_size=4"]!r}
+assert main(["list"]) == 0
+assert main(["train", "--out={out}", "--data.name=stripes", "--data.count=20", *quick]) == 0
+assert main(["edit", "shrink", "{out}/default/seed0", "--factor=0.25"]) == 0
+assert main(["eval", "{out}/default/seed0"]) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "stripes Black and white stripes.",
+        "Multiply all weights.",
+        "Look at the model sternly.",
+        "shrink-factor0.25",
+    ):
+        assert line in " ".join(done.stdout.split())
+    assert (out / "default/seed0/noise.csv").read_text().count("\n") == 21

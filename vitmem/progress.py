@@ -47,9 +47,12 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(what, refresh=False)
             self._bar.update()
-        elif self._worked and (now - self._shown > LINE_SECONDS or self.done == self.total):
+        elif self._worked and (now - self._shown > LINE_SECONDS or self._ended(now)):
             self._shown = now
             print(self.line(what), flush=True)
+
+    def _ended(self, now: float) -> bool:
+        return self.done == self.total and now - self._start > LINE_SECONDS / 3  # short stages need no line
 
     def line(self, what: str = "") -> str:
         """Return where the stage is, in words."""

@@ -7,7 +7,9 @@ from cases import TINY, vit
 from edited import DATA, MODEL, apply
 
 from vitmem.editing import edits
+from vitmem.editing.contract import TRACKS, track
 from vitmem.editing.data import EditData
+from vitmem.editing.finetune import OracleLabels
 from vitmem.editing.kfac import KFAC
 from vitmem.models.build import create
 
@@ -80,3 +82,11 @@ def test_edits_read_only_what_they_declare():
     known = EditData(DATA, frozenset({"retain", "forget"}))
     assert all(not b.is_noisy.any() for b in known.retain(500))
     assert sum(int(b.is_noisy.sum()) for b in known.forget(500)) == int(DATA.manifest.is_noisy.sum())
+
+
+def test_tracks():
+    assert track(frozenset({"unlabeled", "given"})) == "label-free"
+    assert track(frozenset({"unlabeled", "validation"})) == "right labels"
+    assert track(frozenset({"retain", "unlabeled"})) == "right labels"
+    assert track(frozenset({"retain", "forget"})) == "known noisy examples"
+    assert OracleLabels().track not in TRACKS

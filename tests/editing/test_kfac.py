@@ -36,6 +36,7 @@ KNOBS = {
     "only": KFAC(noisy="only"),
     "float64": KFAC(dtype="float64"),
     "patches": KFAC(layers="patch_embed.proj head", rho=0.5),
+    "update": KFAC(of="update"),
 }
 
 

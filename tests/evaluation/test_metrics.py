@@ -2,27 +2,12 @@ import math
 
 import numpy as np
 import pytest
-import torch
-from cases import loader, vit
+from edited import DATA
+from predicted import by_hand
 
-from vitmem.evaluation.metrics import ACCURACIES, METRICS, compute, wilson
-from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
-from vitmem.evaluation.tables import add_recovered, columns, mean_sd, result_row, terminal_table, to_csv
-
-
-def by_hand():
-    """Six examples: three noisy, two clean, one validation."""
-    return ExampleTable(
-        split=np.array([0, 0, 0, 0, 0, 1]),
-        index=np.arange(6),
-        given=np.array([1, 1, 2, 0, 1, 2]),
-        true=np.array([0, 0, 0, 0, 1, 2]),
-        is_noisy=np.array([True, True, True, False, False, False]),
-        prediction=np.array([1, 0, 1, 0, 2, 2]),
-        log_prob_given=np.log([0.5, 0.25, 0.5, 0.5, 0.1, 0.9]),
-        log_prob_true=np.log([0.25, 0.5, 0.125, 0.5, 0.1, 0.9]),
-        is_known=np.array([True, False, True, False, False, False]),
-    )
+from vitmem.editing.known import tuning_half
+from vitmem.evaluation.metrics import ACCURACIES, METRICS, at_chance, compute, wilson
+from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable
 
 
 def test_metrics_by_hand():
@@ -60,49 +45,36 @@ def test_wilson_against_published_values(successes, n, low, high):  # the last: 
     assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_prediction_is_the_models_whatever_the_batch_size():
-    model = vit("token", 5, torch.float64).train()
-    small, large = (predict(model, {TRAIN: loader(11, size), VALIDATION: loader(7, size)}) for size in (3, 11))
-    assert model.training
-    for name in ExampleTable.__dataclass_fields__:
-        assert np.allclose(getattr(small, name), getattr(large, name), atol=1e-6)
-    assert small.index.tolist() == [*range(11), *range(7)]
-    with torch.no_grad():
-        logits = model.eval()(next(iter(loader(11, 11))).image)
-    assert small.prediction[:11].tolist() == logits.argmax(1).tolist()
-    assert np.allclose(
-        small.log_prob_given[:11],
-        -torch.nn.functional.cross_entropy(logits, torch.from_numpy(small.given[:11]), reduction="none"),
-        atol=1e-5,
+def table(prediction, true, known=(), split=VALIDATION):
+    n = len(true)
+    zeros = np.zeros(n)
+    is_known = np.isin(np.arange(n), known)
+    given = (np.array(true) + 1) % 10
+    wrong = np.full(n, split == TRAIN)
+    return ExampleTable(
+        np.full(n, split), np.arange(n), given, np.array(true), wrong, np.array(prediction), zeros, zeros, is_known
     )
 
 
-def test_table_round_trip_and_no_pickles(tmp_path):
-    by_hand().save(tmp_path / "examples.npz")
-    again = ExampleTable.load(tmp_path / "examples.npz")
-    assert all(np.array_equal(getattr(again, n), getattr(by_hand(), n)) for n in ExampleTable.__dataclass_fields__)
-    np.savez(tmp_path / "bad.npz", **{n: np.array([{}], object) for n in ExampleTable.__dataclass_fields__})
-    with pytest.raises(ValueError, match="pickle"):
-        ExampleTable.load(tmp_path / "bad.npz")
+def test_at_chance_is_what_a_constant_answer_reaches():
+    true = np.arange(500) % 10
+    assert at_chance(table(np.zeros(500, int), true))
+    better = true.copy()
+    better[100:] = (better[100:] + 1) % 10  # 20 % right
+    assert not at_chance(table(better, true))
+    lopsided = np.where(np.arange(500) < 400, 0, 1)
+    assert at_chance(table(np.zeros(500, int), lopsided))  # 80 % right, and knows nothing
 
 
-def rows():
-    metrics = {name: vars(metric) for name, metric in compute(by_hand()).items()}
-    identity = {"experiment": "x", "edit": "", "option": "", "value": ""}
-    found = [result_row({**identity, "seed": s, "id": i}, metrics, None) for s in (0, 1) for i in ("base", "retrain")]
-    found[2]["memorized_accuracy"] = 2 / 3
-    add_recovered(found)
-    return found
-
-
-def test_tables():
-    one, two = terminal_table(rows()[:2]), terminal_table(rows())
-    assert "0.333 [0.061, 0.792]" in one
-    assert "memorized (n=3)" in one
-    assert "0.500 ± 0.236" in two
-    assert "2 seeds" in two
-    assert rows()[0]["ground_truth_recovered"] == 1.0
-    header, first, *_ = to_csv(rows()).splitlines()
-    assert header.split(",") == columns()
-    assert first.startswith("x,0,base,,,,0.333")
-    assert mean_sd([0.5]) == "0.500 (1 seed)"
+def test_known_and_unseen_pool_to_the_whole():
+    generator = np.random.default_rng(0)
+    true = generator.integers(10, size=90)
+    found = compute(table((true + generator.integers(3, size=90)) % 10, true, range(0, 90, 3), TRAIN))
+    for name in ("memorized", "ground_truth"):
+        parts = [found[f"{name}_{part}_accuracy"] for part in ("known", "unseen")]
+        assert [part.n for part in parts] == [30, 60]
+        assert sum(part.value * part.n for part in parts) == pytest.approx(found[f"{name}_accuracy"].value * 90)
+    validation = compute(table(np.arange(10) % 10, [0, 1, 2, 3, 4, 0, 0, 0, 0, 0]))
+    assert validation["validation_held_out_accuracy"].n == 5
+    assert validation["validation_held_out_accuracy"].value == 2 / 5  # of 1, 3, 5, 7, 9
+    assert tuning_half(DATA.validation_examples).index.tolist() == list(range(0, 500, 2))

@@ -13,6 +13,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
+from vitmem.progress import duration
 from vitmem.training.config import TrainerConfig
 from vitmem.training.cost import Plan, forward_flops, image_bytes, saved_bytes, state_bytes
 
@@ -83,6 +84,8 @@ def test_hours_add_training_and_evaluation():
 @pytest.mark.parametrize("options", [[], ["--trainer.precision=bf16-mixed", "--trainer.grad_checkpointing=true"]])
 def test_a_dry_run_tells_and_writes_nothing(cli, tmp_path, monkeypatch, options):
     monkeypatch.setattr("vitmem.training.cost.PROBE_SECONDS", 0.2)
+    told = []
+    monkeypatch.setattr("vitmem.training.cost.duration", lambda seconds: told.append(seconds) or duration(seconds))
     code, printed, errors = cli(
         "train", f"--out={tmp_path}", *QUICK, "--train.eval_every=2", "--trainer.accelerator=cpu", "--dry_run", *options
     )
@@ -92,3 +95,5 @@ def test_a_dry_run_tells_and_writes_nothing(cli, tmp_path, monkeypatch, options)
     assert "1,797 evaluated images" in printed  # once, 1,297 and 500
     assert "of 200 images at a time" in printed
     assert re.search(r"time: about \d+ s", printed)
+    assert f"time: about {duration(told[0])}" in printed
+    assert told[0] > 0

@@ -170,8 +170,7 @@ def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult
     known = run.known_noisy(run.share_known(edit_id))
 
     def again(model: nn.Module) -> EditResult:
-        return edit.apply(
-            model, EditData(run.data, edit.sees, known=known, initial=lambda: run.initial_state), keyed_generator(run.config.seed, 5)
-        )
+        data = EditData(run.data, edit.sees, known=known, initial=lambda: run.initial_state)
+        return edit.apply(model, data, keyed_generator(run.config.seed, 5))
 
     return again

@@ -1,0 +1,69 @@
+"""Edits of a run: made once, with what they knew and cost."""
+
+import json
+
+import torch
+from edited_runs import SEEN, Reader
+
+from vitmem.cli import main
+from vitmem.editing.attempt import attempt
+from vitmem.runs.edit import make_edit
+from vitmem.runs.evaluate import evaluate
+from vitmem.runs.trained import TrainedRun
+
+
+def test_edit_again_does_nothing_and_other_options_are_refused(cli, run_folder):
+    weights = run_folder / "edits" / "kfac-rho0.9" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert cli("edit", "kfac", run_folder, "--rho=0.9")[0] == 0
+    assert weights.stat().st_mtime_ns == before
+    code, _, errors = cli("edit", "kfac", run_folder, "--rho=0.9", "--tokens=mean", "--id=kfac-rho0.9")
+    assert code == 2
+    assert "tokens: all there, mean asked for" in errors
+    assert weights.stat().st_mtime_ns == before
+    assert cli("edit", "kfac", run_folder, "--rho=0.9", "--tokens=mean", "--id=other")[0] == 0
+    assert (run_folder / "edits" / "other" / "model.safetensors").exists()
+    assert cli("edit", "kfac", run_folder, "--rho=0.9", "--tokens=mean", "--force")[0] == 0
+    assert weights.stat().st_mtime_ns != before
+
+
+def test_the_known_share_is_recorded_and_changes_the_edit(cli, registered, run_folder):
+    assert main(["edit", "reader", str(run_folder), "--known=0.5"]) == 0
+    file = run_folder / "edits" / "reader" / "edit.json"
+    content = json.loads(file.read_text())
+    assert content["known"] == {"share": 0.5, "examples": 65}
+    assert content["track"] == "known noisy examples"
+    assert content["cost"]["extra_parameters"] == 5
+    known = TrainedRun.open(run_folder).known_noisy().nonzero()[:, 0].tolist()
+    assert sorted(torch.cat(SEEN[: len(SEEN) // 2]).tolist()) == known
+    code, _, errors = cli("edit", "reader", run_folder, "--known=0.3")
+    assert code == 2
+    assert "known: 0.3 asked for" in errors
+    stamp = (run_folder / "edits" / "kfac-rho0.9" / "edit.json").stat().st_mtime_ns
+    assert cli("edit", "kfac", run_folder, "--rho=0.9", "--known=0.3")[0] == 0  # label-free: the same edit
+    assert (run_folder / "edits" / "kfac-rho0.9" / "edit.json").stat().st_mtime_ns == stamp
+    code, printed, _ = cli("eval", run_folder)
+    assert "memorized unseen (n=65)" in printed
+    assert "known noisy examples" in printed
+    assert cli("edit", "reader", run_folder, "--known=0")[0] == 2
+
+
+def test_weights_made_again_keep_their_first_cost(run_folder):
+    run, file = TrainedRun.open(run_folder), run_folder / "edits" / "again" / "edit.json"
+    content = make_edit(run, Reader(), "reader", "again", save=False)
+    content["cost"]["seconds"] = 7.0  # as if it had taken longer at first
+    file.write_text(json.dumps(content))
+    assert make_edit(run, Reader(), "reader", "again", force=True)["cost"] == content["cost"]
+    assert make_edit(run, Reader(epochs=1), "reader", "again", force=True)["cost"]["seconds"] == 1.0
+
+
+def test_two_points_with_the_same_options_are_made_once(run_folder, monkeypatch):
+    run, made = TrainedRun.open(run_folder), []
+    monkeypatch.setattr("vitmem.runs.edit.attempt", lambda *a, **o: made.append(1) or attempt(*a, **o))
+    for edit_id, epochs in (("best", 1), ("at0.2", 1), ("at0.05", 2)):
+        content = make_edit(run, Reader(epochs=epochs), "reader", edit_id, save=False, tuned={"point": edit_id})
+        assert (content["id"], content["tuned"]) == (edit_id, {"point": edit_id})
+        assert evaluate(run, edit_id)["metrics"]
+    assert len(made) == 2
+    make_edit(run, Reader(epochs=2), "reader", "again", save=False, force=True)
+    assert len(made) == 3

@@ -1,0 +1,57 @@
+"""One command at a time in a run folder."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vitmem.runs.folder import held
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from vitmem.runs.folder import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(path, seconds):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(path), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_command_is_told_who_holds_the_folder_and_a_killed_holder_blocks_nobody(tmp_path):
+    process = holder(tmp_path / "seed0", 60)
+    try:
+        with (
+            pytest.raises(ValueError, match=rf"seed0 is in use by .*process {process.pid} on .*--wait"),
+            held(tmp_path / "seed0"),
+        ):
+            pass
+        with held(tmp_path / "seed1"):  # another one is free
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    with held(tmp_path / "seed0"):
+        pass
+
+
+def test_waiting_until_the_folder_is_free(tmp_path, capsys):
+    process, start = holder(tmp_path / "seed0", 2), time.monotonic()
+    with held(tmp_path / "seed0", wait=True):
+        assert time.monotonic() - start > 1
+    process.wait()
+    assert "seed0 is in use by" in capsys.readouterr().out
+
+
+def test_one_process_may_hold_it_twice_and_leaves_no_name(tmp_path):
+    with held(tmp_path / "seed0"), held(tmp_path / "seed0"):
+        assert (tmp_path / ".seed0.holder").exists()
+    assert not (tmp_path / ".seed0.holder").exists()

@@ -1,0 +1,64 @@
+import json
+
+import pytest
+from cases import QUICK
+
+from vitmem.runs.trained import TrainedRun
+
+
+def test_train_again_does_nothing_and_other_settings_are_refused(cli, run_folder):
+    out = run_folder.parents[1]
+    before = (run_folder / "model.safetensors").stat().st_mtime_ns
+    code, printed, _ = cli("train", f"--out={out}", "--name=tiny", *QUICK)
+    assert code == 0
+    assert "already trained" in printed
+    code, _, errors = cli("train", f"--out={out}", "--name=tiny", *QUICK, "--train.epochs=3")
+    assert code == 2
+    assert "train.epochs: 2 there, 3 asked for" in errors
+    assert (run_folder / "model.safetensors").stat().st_mtime_ns == before
+    code, _, _ = cli("train", f"--out={out}", "--name=tiny", *QUICK, "--train.epochs=1", "--force")
+    assert code == 0
+    assert (run_folder / "model.safetensors").stat().st_mtime_ns != before
+
+
+def test_the_realised_rate_is_printed(cli, tmp_path):
+    code, printed, _ = cli("train", f"--out={tmp_path}", *QUICK, "--noise.kind=symmetric_inclusive", "--noise.rate=0.5")
+    assert code == 0
+    header = json.loads((tmp_path / "default" / "seed0" / "noise.json").read_text())
+    assert f"realised rate {header['realised_rate']:.4f} (symmetric_inclusive, nominal 0.5)" in printed
+    assert header["realised_rate"] == pytest.approx(0.45, abs=0.03)
+
+
+def test_force_with_impossible_flags_loses_nothing(cli, run_folder):
+    before = (run_folder / "model.safetensors").read_bytes()
+    out = run_folder.parents[1]
+    code, _, _ = cli("train", f"--out={out}", "--name=tiny", *QUICK, "--force", "--trainer.accelerator=banana")
+    assert code == 2
+    assert (run_folder / "model.safetensors").read_bytes() == before
+    assert not [path for path in run_folder.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_killed_before_its_weights_were_written_is_finished(cli, run_folder):
+    weights = (run_folder / "model.safetensors").read_bytes()
+    provenance = json.loads((run_folder / "provenance.json").read_text())
+    for name in ("model.safetensors", "model.json", "metrics.csv"):
+        del provenance["sha256"][name]
+        (run_folder / name).unlink()
+    (run_folder / "provenance.json").write_text(json.dumps(provenance))
+    (run_folder / "metrics.csv").write_text("epoch,half a ro")
+    code, _, errors = cli("train", f"--out={run_folder.parents[1]}", "--name=tiny", *QUICK)
+    assert code == 0, errors
+    assert (run_folder / "model.safetensors").read_bytes() == weights
+    assert (run_folder / "metrics.csv").read_text().count("\n") == 3
+    assert TrainedRun.open(run_folder).edited() == ["kfac-rho0.9"]
+
+
+def test_a_folder_of_something_else_is_never_touched(cli, tmp_path):
+    folder = tmp_path / "default" / "seed0"
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("dear")
+    for force in ([], ["--force"]):
+        code, _, errors = cli("train", f"--out={tmp_path}", *QUICK, *force)
+        assert code == 2
+        assert "not a run folder" in errors
+    assert (folder / "thesis.tex").read_text() == "dear"

@@ -1,0 +1,92 @@
+"""What a run folder holds, and that a damaged one is not opened."""
+
+import json
+import shutil
+
+import pytest
+
+from vitmem.runs.trained import TrainedRun
+
+
+def test_what_a_run_folder_holds(finished):
+    present = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    expected = {
+        "config.yaml", "provenance.json", "noise.csv", "noise.json", "checkpoints/last.ckpt", "metrics.csv",
+        "model.safetensors", "model.json", "edits/kfac-rho0.9/model.safetensors", "edits/kfac-rho0.9/model.json",
+        "edits/kfac-rho0.9/edit.json", "evals/base/examples.npz", "evals/base/metrics.json",
+        "evals/kfac-rho0.9/examples.npz", "evals/kfac-rho0.9/metrics.json", "evals/results.csv",
+    }  # fmt: skip
+    assert expected <= present
+    assert {p.split("/")[0] for p in present - expected} == {"factors"}
+    provenance = json.loads((finished / "provenance.json").read_text())
+    assert {"command", "git", "torch", "timm", "device", "data_fingerprint", "started", "finished"} <= set(provenance)
+    report = json.loads((finished / "edits/kfac-rho0.9/edit.json").read_text())["report"]
+    assert {"pairs_kept", "mass_kept", "clamped_a", "clamped_g", "relative_change"} <= set(report["layers"][0])
+    assert {"collect", "decompose", "apply"} == set(report["seconds"])
+
+
+def damage_text(path):
+    path.write_text(path.read_text().replace("0", "1", 1))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("verb", [("edit", "svd"), ("eval",)])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("noise.csv", damage_text),
+        ("config.yaml", damage_text),
+        ("model.safetensors", truncate),
+        ("model.json", damage_text),
+        ("model.safetensors", lambda path: path.unlink()),
+        ("provenance.json", lambda path: path.write_text("{}")),
+        ("provenance.json", lambda path: path.unlink()),
+    ],
+)
+def test_a_run_that_was_changed_by_hand_is_refused(cli, run_folder, verb, name, damage):
+    damage(run_folder / name)
+    before = sorted((str(p), p.stat().st_mtime_ns) for p in run_folder.rglob("*"))
+    code, printed, errors = cli(*verb, run_folder)
+    assert (code, printed) == (2, "")
+    assert str(run_folder) in errors
+    assert errors.count("\n") == 1
+    assert sorted((str(p), p.stat().st_mtime_ns) for p in run_folder.rglob("*")) == before
+
+
+def test_edited_weights_that_were_changed_are_refused(cli, run_folder):
+    truncate(run_folder / "edits" / "kfac-rho0.9" / "model.safetensors")
+    code, _, errors = cli("eval", run_folder)
+    assert code == 2
+    assert "was changed or damaged" in errors
+
+
+def test_other_data_than_the_manifests_are_refused(run_folder, monkeypatch):
+    from vitmem.datamodules.digits import Digits
+
+    original = Digits.load
+
+    def other(self):
+        data = original(self)
+        data.train_image[0, 0, 0, 0] = 0.5
+        return data
+
+    monkeypatch.setattr(Digits, "load", other)
+    with pytest.raises(ValueError, match="not those that .* was trained on .*data_fingerprint"):
+        _ = TrainedRun.open(run_folder).data
+
+
+def test_an_unfinished_run_cannot_be_edited(cli, run_folder):
+    provenance = json.loads((run_folder / "provenance.json").read_text())
+    del provenance["sha256"]["model.safetensors"]
+    (run_folder / "provenance.json").write_text(json.dumps(provenance))
+    code, _, errors = cli("edit", "kfac", run_folder)
+    assert code == 2
+    assert "not finished training" in errors
+
+
+def test_a_copied_run_still_opens(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "elsewhere")
+    assert TrainedRun.open(copy).config.train.epochs == 2

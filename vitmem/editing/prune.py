@@ -17,23 +17,19 @@ from vitmem.curvature.layers import linear_maps
 from vitmem.distributed import all_sum
 from vitmem.editing.contract import Edit, EditResult, added
 from vitmem.editing.data import EditData
-from vitmem.editing.origin import Of, initial_matrices
+from vitmem.editing.origin import Filtered, initial_matrices
 from vitmem.editing.parameters import draw_seed, result, watch_inputs
 from vitmem.models.layers import select_layers
 
 
 @dataclass(frozen=True)
-class Magnitude(Edit):
+class Magnitude(Filtered):
     """Keep the largest weights of each matrix, or of all matrices together (Han et al. 2015); sees no data.
 
     Args:
         layers: glob patterns over layer names, separated by commas.
         keep: share of the weights to keep, in (0, 1]; 1 changes nothing.
         scope: one ranking for each layer, or a global one for all of them together.
-        filter: hard (keep or drop) or graded (shrink by |w|^g / (|w|^g + tau^g), tau the geometric mean of the smallest
-            one that the hard rule keeps and the largest that it drops).
-        exponent: g of the graded filter.
-        of: what is ranked and pruned: the weights, or the update that training made of the initial ones, W - W0.
     """
 
     main_option = "keep"
@@ -42,24 +38,11 @@ class Magnitude(Edit):
     layers: str = "blocks.*"
     keep: float = 0.5
     scope: Literal["layer", "global"] = "layer"
-    filter: Literal["hard", "graded"] = added("hard")
     exponent: float = added(2.0)
-    of: Of = added("weights")
 
     def __post_init__(self):
+        super().__post_init__()
         _check_share("keep", self.keep)
-        if not 0 < self.exponent < math.inf:
-            raise ValueError(f"exponent is {self.exponent}; it must be positive and finite")
-
-    @property
-    def sees(self) -> frozenset[str]:
-        """Nothing, or the initial weights."""
-        return frozenset({"initial"} if self.of == "update" else set())
-
-    @property
-    def idle(self) -> frozenset[str]:
-        """What only the graded filter has."""
-        return frozenset({"exponent"} if self.filter == "hard" else set())
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing."""

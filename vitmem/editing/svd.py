@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.filters import graded_filter
 from vitmem.curvature.layers import linear_maps
-from vitmem.editing.contract import Edit, EditResult, added
+from vitmem.editing.contract import EditResult, added
 from vitmem.editing.data import EditData
 from vitmem.editing.kfac import relative_change
-from vitmem.editing.origin import Of, initial_matrices
+from vitmem.editing.origin import Filtered, initial_matrices
 from vitmem.models.layers import select_layers
 
 
 @dataclass(frozen=True)
-class SVD(Edit):
+class SVD(Filtered):
     """Control: keep the largest singular values of each weight matrix.
 
     Merullo et al. 2025 give pruning ratios such as 0.005 without saying whether that is the share kept or cut away.
@@ -31,10 +31,6 @@ class SVD(Edit):
             sum of their squares (energy: the fewest that reach it), or of their number again, but cut away instead of
             kept (pruned: the floor(keep n) smallest go).
         scope: one ranking of singular values for each layer, or a global one for all of them together.
-        filter: hard (keep or drop) or graded (shrink by s^g / (s^g + tau^g), tau the geometric mean of the smallest one
-            that the hard rule keeps and the largest that it drops).
-        exponent: g of the graded filter.
-        of: what is decomposed: the weights, or the update that training made of the initial ones, W - W0.
     """
 
     main_option = "keep"
@@ -44,27 +40,13 @@ class SVD(Edit):
     keep: float = 0.1
     share: Literal["rank", "pruned", "energy"] = "rank"
     scope: Literal["layer", "global"] = added("layer")
-    filter: Literal["hard", "graded"] = added("hard")
-    exponent: float = added(1.0)
-    of: Of = added("weights")
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep is {self.keep}; it is the share of singular values to keep, in (0, 1]")
         if self.share == "pruned" and self.keep == 1:
             raise ValueError("keep is 1.0 and share is pruned, which would cut everything away; give less than 1")
-        if not 0 < self.exponent < math.inf:
-            raise ValueError(f"exponent is {self.exponent}; it must be positive and finite")
-
-    @property
-    def sees(self) -> frozenset[str]:
-        """Nothing, or the initial weights."""
-        return frozenset({"initial"} if self.of == "update" else set())
-
-    @property
-    def idle(self) -> frozenset[str]:
-        """What only the graded filter has."""
-        return frozenset({"exponent"} if self.filter == "hard" else set())
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from vitmem.evaluation import recovery, scorecard
 from vitmem.experiment.plan import PlannedAttack
 from vitmem.experiment.results import open_measured, references_beside, seed_folders
-from vitmem.figures.tables import read_results as read_table
 from vitmem.files import write_atomically
 from vitmem.runs.attack import is_attacked, perform, stored_attacks
 from vitmem.runs.trained import BASE, TrainedRun
@@ -52,6 +51,8 @@ def read_results(paths: Iterable[Path]) -> list[list[dict]]:
     Raises:
         ValueError: a file is missing, or no such table.
     """
+    from vitmem.figures.tables import read_results as read_table  # with matplotlib, which takes a second
+
     found = []
     for path in paths:
         rows = read_table(path) if Path(path).is_file() else []

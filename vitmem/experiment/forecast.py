@@ -114,15 +114,15 @@ def _curvature(
     experiment: Experiment, runs: dict[int, TrainedRun | None], data: MemorisationData
 ) -> tuple[Stage, float]:
     """Return the passes for curvature, each shared by all edits that ask for the same, and the most memory of one."""
-    model, asked = create(timm_arguments(experiment.run, data), seed=0), {}
+    model = create(timm_arguments(experiment.run, data), seed=0)
+    asked: dict[str, list[PlannedEdit]] = {}
     for planned in experiment.edits:
         if isinstance(planned.edit, CurvatureConfig):
             options = {f.name: getattr(planned.edit, f.name) for f in dataclasses.fields(CurvatureConfig)}
-            asked[str(options)] = planned
+            asked.setdefault(str(options), []).append(planned)
     stage, most = Stage("curvature", total=len(asked) * len(runs)), 0.0
-    for planned in asked.values():
-        same = [p for p in experiment.edits if _curvature_options(p) == _curvature_options(planned)]
-        needs = _requirements(planned.edit, model, data)
+    for same in asked.values():
+        needs = _requirements(same[0].edit, model, data)
         most = max(most, needs.memory + 4 * sum(p.numel() for p in model.parameters()))
         for run in runs.values():
             done = run is not None and all(_left(experiment, p, run) == 0 for p in same)
@@ -130,13 +130,6 @@ def _curvature(
             stage.seconds += 0 if done else needs.seconds
             stage.disk += 0 if done else needs.disk
     return stage, most
-
-
-def _curvature_options(planned: PlannedEdit) -> str:
-    edit = planned.edit
-    if not isinstance(edit, CurvatureConfig):
-        return planned.edit_id
-    return str({f.name: getattr(edit, f.name) for f in dataclasses.fields(CurvatureConfig)})
 
 
 def _requirements(edit: CurvatureConfig, model: nn.Module, data: MemorisationData):

@@ -12,7 +12,7 @@ from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv
 from vitmem.experiment.plan import REFERENCES
 from vitmem.experiment.tuning import within_drop
 from vitmem.files import read_json, write_atomically
-from vitmem.runs.evaluate import evaluate, stored
+from vitmem.runs.evaluate import evaluate, stored, stored_edit
 from vitmem.runs.folder import RunFolder, held, read_edit_json
 from vitmem.runs.trained import BASE, TrainedRun
 
@@ -84,20 +84,20 @@ def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:
     An edit that cannot be read is told and left out.
     """
     identity = {"experiment": run.path.resolve().parent.name, "seed": run.config.seed}
-    rows = []
+    rows, settings = [], _settings(run)
     for name, model in {BASE: run, **references_beside(run)}.items():
         if found := stored(model):
             plain = {**identity, "id": name, "edit": "", "option": "", "value": ""}
             rows.append(result_row(plain, found["metrics"], None) | _settings(model))
     for edit_id in ids:
         try:
-            found = stored(run, edit_id)
+            content = read_edit_json(run.path / "edits" / edit_id)  # reads the weights to check them: once
+            found = stored_edit(run, edit_id, content)
         except ValueError as error:
             print(f"vitmem: left out of the table: {error}", file=sys.stderr, flush=True)
             continue
         if found:
-            content = read_edit_json(run.path / "edits" / edit_id)
-            rows.append(edit_row(identity, content, found) | _settings(run) | {"options": changed_options(content)})
+            rows.append(edit_row(identity, content, found) | settings | {"options": changed_options(content)})
     add_recovered(rows)
     return rows
 

@@ -32,9 +32,18 @@ def evaluation_inputs(run: TrainedRun, weights: str, share: float | None = None)
 
 def stored(run: TrainedRun, edit_id: str = BASE) -> dict | None:
     """Return the stored measurement of the base model or an edit, if it holds; as ``evaluate`` does it."""
-    if edit_id != BASE and diverged(read_edit_json(run.path / "edits" / edit_id)):
+    if edit_id == BASE:
+        return measured(run, BASE, run.weights_sha256, run.known)
+    return stored_edit(run, edit_id, read_edit_json(run.path / "edits" / edit_id))
+
+
+def stored_edit(run: TrainedRun, edit_id: str, content: dict) -> dict | None:
+    """Return the stored measurement of an edit, as ``stored``, from what its ``edit.json`` holds."""
+    if diverged(content):
         return {"id": edit_id, "metrics": {}, "at_chance": False}
-    return measured(run, edit_id, run.weights_digest(edit_id), run.share_known(edit_id))
+    told = content.get("known")
+    weights = content["weights_sha256"] or content["inputs"]
+    return measured(run, edit_id, weights, told["share"] if told else run.known)
 
 
 def evaluate(run: TrainedRun, edit_id: str = BASE, *, force: bool = False) -> dict:

@@ -3,9 +3,20 @@
 from dataclasses import dataclass
 
 import torch
+from cases import TINY
 
+from vitmem.datamodules.noise import Symmetric
 from vitmem.datamodules.sources import DataSet, ImageData
 from vitmem.editing.contract import EditResult
+from vitmem.runs.config import RunConfig
+from vitmem.training.config import TrainConfig, TrainerConfig
+
+CONFIG = RunConfig(
+    model=TINY,
+    train=TrainConfig(epochs=1, batch_size=200, warmup_epochs=0),
+    trainer=TrainerConfig(accelerator="cpu"),
+    noise=Symmetric(seed=3),
+)
 
 
 @dataclass(frozen=True)

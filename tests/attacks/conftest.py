@@ -24,3 +24,8 @@ def model():
 def known(data, model, tmp_path):
     """What an attack may use: the attacked model is its own base, and there is no retrain."""
     return AttackData(data, "edit", lambda name: model if name == "base" else None, tmp_path, again=halved)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("attacks")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from attacked import CONFIG
 from cases import TINY
 from scipy import stats
 
@@ -18,9 +19,7 @@ from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import PairFlip, Symmetric
 from vitmem.models.build import create
-from vitmem.runs.config import RunConfig
 from vitmem.runs.fresh import recipe_of
-from vitmem.training.config import TrainConfig, TrainerConfig
 
 RNG = np.random.RandomState(0)
 
@@ -120,19 +119,6 @@ def test_confidence_is_the_log_odds_of_the_given_label(data):
         said = model(batch.image).argmax(1)
     assert phi == pytest.approx(np.log(p / (1 - p)), abs=1e-5)
     assert correct.tolist() == (said == batch.given_label).tolist()
-
-
-CONFIG = RunConfig(
-    model=TINY,
-    train=TrainConfig(epochs=1, batch_size=200, warmup_epochs=0),
-    trainer=TrainerConfig(accelerator="cpu"),
-    noise=Symmetric(seed=3),
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("attacks")
 
 
 def attacked(data, folder, subject="base", options=None, recipe=True):

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from attacked import CONFIG
 from cases import TINY
 from safetensors.torch import save_file
 
@@ -13,7 +14,6 @@ from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import PairFlip, Symmetric
 from vitmem.models.build import create
-from vitmem.runs.config import RunConfig
 from vitmem.runs.fresh import recipe_of
 from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.fit import sharing
@@ -35,19 +35,6 @@ def test_nonmembers_have_wrong_labels_from_the_same_noise(data):
     assert sorted(indices) == wrong.index.tolist()
     flipped = wrong_validation(MemorisationData(Digits(), PairFlip()))
     assert torch.equal(flipped.given_label, (flipped.true_label + 1) % 10)
-
-
-CONFIG = RunConfig(
-    model=TINY,
-    train=TrainConfig(epochs=1, batch_size=200, warmup_epochs=0),
-    trainer=TrainerConfig(accelerator="cpu"),
-    noise=Symmetric(seed=3),
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("attacks")
 
 
 def test_halves_are_complementary_and_every_pair_is_left_out_equally_often(data, folder):

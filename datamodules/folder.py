@@ -33,6 +33,8 @@ class ImageFolder(DataSet):
             names.
         per_class: at most so many training images of each class, the first by file name; None: all.
         per_class_validation: likewise for validation.
+        skip_per_class: leave out the first so many training images of each class, before per_class counts: a second
+            data set of the same folder that shares no training image with the first.
         grey: one channel instead of three.
         validation_share: share of the training images to hold out, where there is no validation folder.
         cache: folder for the decoded images; None: ROOT/.vitmem_cache.
@@ -47,6 +49,7 @@ class ImageFolder(DataSet):
     classes: list[str] | str | None = None
     per_class: int | None = None
     per_class_validation: int | None = None
+    skip_per_class: int = 0
     grey: bool = False
     validation_share: float = 0.0
     cache: str | None = None
@@ -61,6 +64,8 @@ class ImageFolder(DataSet):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}; it must be at least 1")
+        if self.skip_per_class < 0:
+            raise ValueError(f"data.skip_per_class is {self.skip_per_class}; it must not be negative")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"data.validation_share is {self.validation_share}; it is a fraction in [0, 1)")
 
@@ -105,8 +110,12 @@ class ImageFolder(DataSet):
         """Return the chosen images of both splits by class, in the order of the labels."""
         folder = root / "train"
         names = self.chosen(class_folders(folder), folder)
-        train = {name: images(folder / name)[: self.per_class] for name in names}
+        train = {name: images(folder / name)[self.skip_per_class :][: self.per_class] for name in names}
         if empty := [name for name, files in train.items() if not files]:
+            if self.skip_per_class:
+                raise ValueError(
+                    f"data.skip_per_class is {self.skip_per_class}, which leaves no image of {_some(empty)}; skip fewer"
+                )
             raise ValueError(f"classes without an image in {folder}: {_some(empty)}; images end in {_some(SUFFIXES)}")
         folder = next((root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()), None)
         if folder is None:

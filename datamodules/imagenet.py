@@ -23,6 +23,7 @@ class ImageNet(ImageFolder):
         classes: WNIDs to use, or a text file of them, one a line; None: all.
         per_class: at most so many training images of each class, the first by file name; None: all.
         per_class_validation: likewise for validation.
+        skip_per_class: leave out the first so many training images of each class, before per_class counts.
         grey: one channel instead of three.
         validation_share: share of the training images to hold out, where there is no validation folder.
         cache: folder for the decoded images; None: ROOT/.vitmem_cache.

@@ -70,6 +70,11 @@ def test_subsets(tmp_path):
     assert torch.equal(part.train_image, whole.train_image[[0, 1, 4, 5, 8, 9]])
     assert len(part.validation_label) == 3
     assert ImageFolder(root=str(tmp_path), per_class=10_000).load().fingerprint == whole.fingerprint
+    rest = ImageFolder(root=str(tmp_path), skip_per_class=2).load()
+    assert set(rest.train_name) == set(whole.train_name) - set(part.train_name)
+    assert ImageFolder(root=str(tmp_path), skip_per_class=1, per_class=1).load().train_name[0] == "train/a/0001.png"
+    with pytest.raises(ValueError, match=r"data.skip_per_class is 4, which leaves no image of a, b, c; skip fewer"):
+        ImageFolder(root=str(tmp_path), skip_per_class=4).load()
     (tmp_path / "names.txt").write_text("c\n\na\n")
     for classes in (["c", "a"], str(tmp_path / "names.txt")):
         data = ImageFolder(root=str(tmp_path), classes=classes).load()
@@ -146,6 +151,7 @@ def test_without_validation_and_without_a_share(tmp_path):
     [
         ({"size": 0}, "data.size is 0; it must be at least 1"),
         ({"per_class": 0}, "data.per_class is 0"),
+        ({"skip_per_class": -1}, "data.skip_per_class is -1"),
         ({"validation_share": 1.0}, r"data.validation_share is 1.0; it is a fraction in \[0, 1\)"),
     ],
 )

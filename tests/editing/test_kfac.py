@@ -37,6 +37,9 @@ KNOBS = {
     "float64": KFAC(dtype="float64"),
     "patches": KFAC(layers="patch_embed.proj head", rho=0.5),
     "update": KFAC(of="update"),
+    "identity": KFAC(basis="identity"),
+    "inputs": KFAC(masses="a"),
+    "permuted": KFAC(permuted=True),
 }
 
 
@@ -107,7 +110,7 @@ def test_a_bias_takes_part_only_when_asked():
 def test_one_threshold_over_all_layers_keeps_the_share_of_the_whole_mass():
     edit = KFAC(scope="global", rho=0.8)
     layers = EditData(DATA, edit.sees, CACHE).curvature(MODEL, edit).layers
-    masks = edit.weights(layers, keyed_generator(0))
+    masks = edit.weights(layers)
     kept = sum(float(layers[n].mass.dense()[mask].sum()) for n, mask in masks.items())
     total = sum(layer.mass.total for layer in layers.values())
     assert kept >= 0.8 * total
@@ -118,7 +121,7 @@ def test_one_threshold_over_all_layers_keeps_the_share_of_the_whole_mass():
 def test_a_steep_graded_filter_is_the_hard_one():
     hard, steep = KFAC(rho=0.8, scope="global"), KFAC(rho=0.8, scope="global", filter="graded", exponent=1e7)
     layers = EditData(DATA, hard.sees, CACHE).curvature(MODEL, hard).layers
-    masks, filters = (edit.weights(layers, keyed_generator(0)) for edit in (hard, steep))
+    masks, filters = (edit.weights(layers) for edit in (hard, steep))
     for name, mask in masks.items():
         different = (mask.double() - filters[name]).abs() > 1e-6
         assert int(different.sum()) <= 1  # the pair at tau itself is halved

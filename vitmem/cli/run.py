@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
 def add_experiment(parser) -> None:
     """Add the options of an experiment file, besides those of its base model."""
     parser.add_argument("--seeds", type=list[int] | int | str, default="0", help="comma-separated, such as 0,1,2")
+    parser.add_argument("--vary_noise", type=bool, default=False, help="other wrong labels with each seed")
     parser.add_argument("--references", type=list | str | None, default="clean,retrain", help="of clean, retrain")
     parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
     parser.add_argument("--attacks", type=list | str | None, default=None, help="each a name, or one with options")
@@ -80,6 +81,7 @@ def experiment(values):
         name=values.name,
         run=config.run_config(values),
         seeds=config.read_seeds(values.seeds),
+        vary_noise=values.vary_noise,
         references=tuple(names("references", values.references)),
         edits=plan_edits(values.edits),
         save_weights=values.save_weights,

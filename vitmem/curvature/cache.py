@@ -4,8 +4,8 @@ import dataclasses
 import hashlib
 import time
 import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vitmem.curvature import cost
-from vitmem.curvature.collect import collect_factors, collect_moments
+from vitmem.curvature.axes import Axes, turned
+from vitmem.curvature.collect import collect_factors, collect_inputs, collect_moments
 from vitmem.curvature.factors import LayerFactors, LayerMoments, Sums, load_sums, save_sums
 from vitmem.curvature.layers import LinearMap, linear_maps
 from vitmem.curvature.moments import LabelRule
@@ -33,7 +34,8 @@ class CurvatureConfig:
     Args:
         layers: glob patterns over layer names, separated by commas.
         bias: let biases take part, as a last column of each weight matrix.
-        moments: kfac (masses lambda_i mu_j) or ekfac (second pass: measured in the eigenbasis).
+        moments: kfac (masses lambda_i mu_j), ekfac (second pass: measured in the eigenbasis) or inputs (mu_j alone:
+            forward passes, no gradient).
         tokens: cls (the class token), all (expand) or mean (reduce).
         labels: sampled from the model, exact (expectation over classes), topk (the likeliest, rest lumped) or given.
         draws: labels sampled for each example.
@@ -47,11 +49,13 @@ class CurvatureConfig:
         batch_size: images in one step; it does not change the factors.
         layers_per_pass: most layers whose sums are held at a time; 0 for all.
         factor_device: where sums are kept: model (where it is) or cpu.
+        basis: axes in which masses are taken: kfac (eigenvectors of the factors), identity (single weights), svd
+            (singular vectors of what is filtered) or random (orthogonal); others than kfac are controls.
     """
 
     layers: str = "blocks.*"
     bias: bool = False
-    moments: Literal["kfac", "ekfac"] = "kfac"
+    moments: Literal["kfac", "ekfac", "inputs"] = "kfac"
     tokens: Literal["cls", "all", "mean"] = "all"
     labels: Literal["sampled", "exact", "topk", "given"] = "sampled"
     draws: int = 1
@@ -65,6 +69,7 @@ class CurvatureConfig:
     batch_size: int = 64
     layers_per_pass: int = 0
     factor_device: Literal["model", "cpu"] = "model"
+    basis: Axes = field(default="kfac", metadata={"added": True})
 
     def __post_init__(self):
         for option in ("examples", "batch_size"):
@@ -133,7 +138,12 @@ class CurvatureCache:
         self._weights: tuple[weakref.ref, tuple, str] | None = None
 
     def get(
-        self, model: nn.Module, config: CurvatureConfig, data: Callable[[], Iterable], fingerprint: str
+        self,
+        model: nn.Module,
+        config: CurvatureConfig,
+        data: Callable[[], Iterable],
+        fingerprint: str,
+        origin: Mapping[str, Tensor] | None = None,
     ) -> Curvature:
         """Return the curvature of a model, from memory, from disk or by passes over the data.
 
@@ -142,6 +152,7 @@ class CurvatureCache:
             config: which layers, and how.
             data: returns the batches each time it is called.
             fingerprint: of the training set with its given labels.
+            origin: matrices O I by layer; the axes and coordinates are those of the weights less them.
 
         Raises:
             ValueError: the memory that it takes is not there.
@@ -149,12 +160,19 @@ class CurvatureCache:
         maps = linear_maps(select_layers(model, config.layers), config.bias)
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(CurvatureConfig) if f.name not in _HOW}
         options["layers"] = list(maps)
+        del options["basis"]
         inputs = {"weights": self._digest(model), "data": fingerprint, **options}
+        first = digest({**inputs, "moments": "kfac"} if config.moments == "ekfac" else inputs)  # both share this pass
+        if config.basis != "kfac":
+            inputs["basis"] = config.basis
+        if origin:
+            inputs["origin"] = tensors_digest(origin)
         key = digest(inputs)
         if key in self._known:
             return self._known[key]
-        first = digest({**inputs, "moments": "kfac"})  # the first pass is shared by both kinds of masses
         bases, seconds, lumped = self._eigenbases(model, config, maps, data, first)
+        matrices = {n: m.matrix() - origin[n] if origin else m.matrix() for n, m in maps.items()}
+        bases = turned(bases, config.basis, matrices, config.seed)
         masses: dict[str, Mass] = {n: KroneckerMass(b.lambda_O, b.mu_I) for n, b in bases.items()}
         if config.moments == "ekfac":
 
@@ -174,7 +192,7 @@ class CurvatureCache:
                 moments, took = self._sums(LayerMoments, config, group, key + part, collect)
                 masses |= {name: DenseMass(layer.mean_OI) for name, layer in moments.items()}
                 seconds["moments"] += took
-        layers = {n: LayerCurvature(m, bases[n], masses[n], bases[n].coordinates(m.matrix())) for n, m in maps.items()}
+        layers = {n: LayerCurvature(m, bases[n], masses[n], bases[n].coordinates(matrices[n])) for n, m in maps.items()}
         self._known[key] = Curvature(layers, seconds, lumped)
         return self._known[key]
 
@@ -182,9 +200,10 @@ class CurvatureCache:
         if key not in self._bases:
 
             def collect(group: dict[str, LinearMap]) -> dict[str, LayerFactors]:
-                return collect_factors(
-                    model, tracked(data(), "curvature"), group, tokens=config.tokens, rule=config.rule, **_how(config)
-                )
+                batches, how = tracked(data(), "curvature"), {"tokens": config.tokens, **_how(config)}
+                if config.moments == "inputs":
+                    return collect_inputs(model, batches, group, **how)
+                return collect_factors(model, batches, group, rule=config.rule, **how)
 
             batches = data()
             shape = getattr(batches, "image_shape", None) or tuple(next(iter(batches)).image.shape[1:])
@@ -264,9 +283,14 @@ def _how(config: CurvatureConfig) -> dict:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's state: names, shapes, types and bytes."""
+    """Return the SHA-256 of a model's state."""
+    return tensors_digest(model.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors: names, shapes, types and bytes."""
     found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
     return found.hexdigest()

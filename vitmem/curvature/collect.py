@@ -206,6 +206,44 @@ def collect_factors(
     }
 
 
+def collect_inputs(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    maps: Mapping[str, LinearMap],
+    *,
+    tokens: Tokens = "all",
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> dict[str, LayerFactors]:
+    """Return the sums of the factors A alone, with G the identity: forward passes only, and no label.
+
+    A is that of ``collect_factors``, where the arguments are explained.
+    """
+    check_precision(dtype)
+    model = uncompiled(model)
+    own = next(model.parameters()).device
+    sums = {n: SecondMoment(m.inputs, dtype, device or own) for n, m in maps.items()}
+    positions, examples = dict.fromkeys(maps, 0), 0
+
+    def on_input(name: str, x: Tensor) -> None:
+        a_BTI = maps[name].with_constant(select_tokens(maps[name].input_rows(x), tokens, "input"))
+        sums[name].add(a_BTI.flatten(0, 1))
+        positions[name] += a_BTI.shape[0] * a_BTI.shape[1]
+
+    modules = {name: layer.module for name, layer in maps.items()}
+    with observed(model, modules, on_input, lambda name, gradient: None) as forward, torch.no_grad():
+        for batch in batches:
+            forward(batch.image.to(own))
+            examples += len(batch.index)
+    examples = int(all_sum(torch.tensor(examples)))
+    found = {}
+    for name, layer in maps.items():
+        a_II, number = all_sum(sums.pop(name).total()), int(all_sum(torch.tensor(positions[name])))
+        g_OO = torch.eye(layer.outputs, dtype=dtype, device=a_II.device) * examples
+        found[name] = LayerFactors(a_II, g_OO, number, examples)
+    return found
+
+
 def collect_moments(
     model: nn.Module,
     batches: Iterable[Batch],

@@ -135,7 +135,7 @@ def requirements(
     passes = -(-len(costs) // at_once)
     labels = {"sampled": config.draws, "topk": config.top + 1, "given": 1}
     classes = getattr(model, "num_classes", 1000)
-    backward = min(labels.get(config.labels, classes), max(classes, config.draws))
+    backward = min(labels.get(config.labels, classes), max(classes, config.draws)) * (config.moments != "inputs")
     rate = matmul_rate(device)
     seconds = passes * batches * step_flops(model, maps, config, backward) / rate
     seconds += sum(20 * (c.outputs**3 + c.inputs**3) for c in costs) / (rate / 8)  # eigh, at an eighth of the rate

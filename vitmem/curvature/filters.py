@@ -43,13 +43,6 @@ def graded_filter(mass_OI: Tensor, tau: float, exponent: float) -> Tensor:
     return 1 / (1 + (tau / mass_OI).pow(exponent))  # a mass of 0 gives 1 / inf = 0
 
 
-def random_mask(shape: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
-    """Return the mask of ``count`` pairs drawn at random (control)."""
-    mask = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
-    mask[torch.randperm(len(mask), generator=generator)[:count]] = True
-    return mask.view(shape)
-
-
 def smallest_mask(mass_OI: Tensor, count: int) -> Tensor:
     """Return the mask of the ``count`` smallest masses: the largest are removed (control)."""
     mask = torch.zeros(mass_OI.numel(), dtype=torch.bool, device=mass_OI.device)

@@ -16,7 +16,7 @@ def edits() -> dict[str, type[Edit]]:
     from vitmem.editing import distill, finetune, salun, subnet
     from vitmem.editing.auto import AutoEKFAC
     from vitmem.editing.dampening import SSD, Potion
-    from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
+    from vitmem.editing.kfac import EKFAC, KFAC, InputFilter, RandomPairs, TopRemoved
     from vitmem.editing.polish import PolishedEKFAC
     from vitmem.editing.prune import Magnitude, Wanda
     from vitmem.editing.sap import SAP
@@ -30,6 +30,7 @@ def edits() -> dict[str, type[Edit]]:
         "ekfac": EKFAC,
         "ekfac_auto": AutoEKFAC,
         "ekfac_polish": PolishedEKFAC,
+        "input_filter": InputFilter,
         "svd": SVD,
         "scale": Scale,
         "rewind": Rewind,

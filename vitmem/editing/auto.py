@@ -88,6 +88,11 @@ class AutoEKFAC(EKFAC):
         ]
 
     @property
+    def needs_images(self) -> bool:
+        """Always: the choice is made on them."""
+        return True
+
+    @property
     def sees(self) -> frozenset[str]:
         """What EK-FAC sees, and the validation set."""
         return super().sees | {"validation"}
@@ -96,7 +101,8 @@ class AutoEKFAC(EKFAC):
         """Return the chosen candidate's weights, with the choice in the report."""
         model = uncompiled(model)
         self.check(model)
-        curvature = data.curvature(model, self)
+        origin = self.origin(model, data)
+        curvature = self.curvature(model, data, origin)
         start = time.perf_counter()
         tuning = data.validation(self.batch_size)
         training = data.images(self, shared=False)  # every process must choose alike
@@ -105,7 +111,6 @@ class AutoEKFAC(EKFAC):
         before_N = predictions(model, unedited, training)
         best = accuracy = float((predictions(model, unedited, tuning) == label_N).double().mean())
         layers = {p: {n: curvature.layers[n] for n in select_layers(model, p)} for p in [self.layers, *self.choices]}
-        origin = self.origin(model, data)
         nothing = dataclasses.replace(_plain(self), rho=1.0)
         rows = [_row(nothing, accuracy, 0.0)]
         for candidate in self.candidates:

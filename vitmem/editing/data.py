@@ -1,7 +1,7 @@
 """What an edit may see of the training data, and how much of it it was served."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
@@ -110,13 +110,21 @@ class EditData:
             raise ValueError(f"the initial weights are another model's: {wrong[0]} is missing or of another shape")
         return {name: found[name].to(value) for name, value in trained.items()}
 
-    def curvature(self, model: nn.Module, config: CurvatureConfig) -> Curvature:
-        """Return the curvature of a model on the images that the options choose, from the cache if it is there."""
+    def curvature(
+        self, model: nn.Module, config: CurvatureConfig, origin: Mapping[str, Tensor] | None = None
+    ) -> Curvature:
+        """Return the curvature of a model on the images that the options choose, from the cache if it is there.
+
+        Args:
+            model: the classifier.
+            config: the options.
+            origin: what is taken off the weights, by layer, as ``CurvatureCache.get``.
+        """
         manifest = self._data.manifest
         known = self._known.nonzero()[:, 0].tolist() if config.noisy == "only" else []
         fingerprint = digest([manifest.data_fingerprint, manifest.header()["sha256"], *known])
         before, images = self.served, min(config.examples, len(self._chosen(config)))
-        found = self._cache.get(model, config, lambda: self.images(config), fingerprint)
+        found = self._cache.get(model, config, lambda: self.images(config), fingerprint, origin)
         self.reused |= self.served == before
         passes = 2 if config.moments == "ekfac" else 1
         groups = math.ceil(len(found.layers) / config.layers_per_pass) if config.layers_per_pass else 1

@@ -1,4 +1,4 @@
-"""Low-curvature removal in the eigenbasis of Kronecker factors, and its controls.
+"""Low-curvature removal in the eigenbasis of Kronecker factors, and its controls: basis x masses x filter x scope.
 
 Legend: I inputs, O outputs.
 """
@@ -12,11 +12,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from vitmem.curvature.cache import CurvatureConfig, LayerCurvature
+from vitmem.curvature.axes import without_curvature
+from vitmem.curvature.cache import Curvature, CurvatureConfig, LayerCurvature
 from vitmem.curvature.collect import uncompiled
-from vitmem.curvature.filters import graded_filter, hard_masks, random_mask, smallest_mask
+from vitmem.curvature.filters import graded_filter, hard_masks, smallest_mask
 from vitmem.curvature.layers import linear_maps
-from vitmem.curvature.spectrum import Target, find_threshold
+from vitmem.curvature.spectrum import DenseMass, KroneckerMass, Mass, Target, find_threshold
 from vitmem.editing.contract import Edit, EditResult, added
 from vitmem.editing.data import EditData
 from vitmem.editing.origin import Of, initial_matrices
@@ -38,6 +39,10 @@ class KFAC(CurvatureConfig, Edit):
         filter: hard (keep or drop) or graded (shrink by P^g / (P^g + tau^g), tau the hard rule's threshold).
         exponent: g of the graded filter; 1 is Wiener's.
         of: what is filtered: the weights, or the update that training made of the initial ones, W - W0.
+        masses: by what pairs are ranked: ag (both factors, as ``moments`` says), a (inputs alone, no gradient is
+            taken), g (gradients alone), size (the squared coordinate itself) or obd (that times ag: Optimal Brain
+            Damage, LeCun et al. 1989).
+        permuted: control: deal out each layer's masses to its pairs at random.
     """
 
     search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99)}
@@ -50,9 +55,13 @@ class KFAC(CurvatureConfig, Edit):
     filter: Literal["hard", "graded"] = "hard"
     exponent: float = 1.0
     of: Of = added("weights")
+    masses: Literal["ag", "a", "g", "size", "obd"] = added("ag")
+    permuted: bool = added(False)
 
     def __post_init__(self):
         super().__post_init__()
+        if self.moments == "inputs" and self.masses not in ("ag", "a"):
+            raise ValueError(f"masses is {self.masses}, which needs gradients; use a, or moments: kfac or ekfac")
         others = [option for option in ("fraction", "pairs", "tau") if getattr(self, option) is not None]
         if len(others) > 1:
             raise ValueError(f"{others[0]} and {others[1]} are both given; give one of rho, fraction, pairs, tau")
@@ -81,12 +90,27 @@ class KFAC(CurvatureConfig, Edit):
     @property
     def sees(self) -> frozenset[str]:
         """Images alone, unless labels or the knowledge which are wrong are asked for."""
+        start = {"initial"} if self.of == "update" else set()
+        if not self.needs_images:
+            return frozenset(start)
         if self.split == "validation":
             images = "validation"
         else:
             images = {"included": "unlabeled", "excluded": "retain", "only": "forget"}[self.noisy]
-        start = {"initial"} if self.of == "update" else set()
-        return frozenset({images} | ({"given"} if self.labels == "given" else set()) | start)
+        labels = {"given"} if self.labels == "given" and self.collected.moments != "inputs" else set()
+        return frozenset({images} | labels | start)
+
+    @property
+    def needs_images(self) -> bool:
+        """Axes or masses are measured on images."""
+        return self.masses != "size" or self.basis == "kfac"
+
+    @property
+    def collected(self) -> CurvatureConfig:
+        """What is collected: no pass that the masses do not need."""
+        if self.masses in ("ag", "obd"):
+            return self
+        return dataclasses.replace(self, moments="inputs" if self.masses == "a" else "kfac")
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing, and the class token where there is none."""
@@ -101,13 +125,8 @@ class KFAC(CurvatureConfig, Edit):
                 f"{model.global_pool!r}: use tokens: all"
             )
 
-    def weights(self, layers: Mapping[str, LayerCurvature], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return by what each eigen-coordinate O I is multiplied: a mask, or a filter in [0, 1].
-
-        Args:
-            layers: curvature of the chosen layers.
-            generator: for controls that draw.
-        """
+    def weights(self, layers: Mapping[str, LayerCurvature]) -> dict[str, Tensor]:
+        """Return by what each coordinate O I of the layers is multiplied: a mask, or a filter in [0, 1]."""
         if self.filter == "hard":
             return self.hard(layers)
         thresholds = [
@@ -135,15 +154,42 @@ class KFAC(CurvatureConfig, Edit):
         """Return W' = U_G (C * M) U_A^T for each chosen layer; all else stays."""
         model = uncompiled(model)
         self.check(model)
-        curvature = data.curvature(model, self)
+        origin = self.origin(model, data)
+        curvature = self.curvature(model, data, origin)
         start = time.perf_counter()
-        state, rows = self.edited(model, curvature.layers, generator, self.origin(model, data))
+        state, rows = self.edited(model, curvature.layers, generator, origin)
         seconds = {**curvature.seconds, "apply": time.perf_counter() - start}
         return EditResult(state, {"layers": rows, "seconds": seconds, "lumped_trace": curvature.lumped})
 
     def origin(self, model: nn.Module, data: EditData) -> dict[str, Tensor]:
         """Return, by layer, the matrices O I that what is filtered starts from; none for the weights themselves."""
         return initial_matrices(linear_maps(select_layers(model, self.layers), self.bias), self.of, model, data)
+
+    def curvature(self, model: nn.Module, data: EditData, origin: Mapping[str, Tensor]) -> Curvature:
+        """Return axes and masses of the chosen layers, from images if they are needed."""
+        if self.needs_images:
+            return data.curvature(model, self.collected, origin if self.basis == "svd" else None)
+        start = time.perf_counter()
+        maps = linear_maps(select_layers(model, self.layers), self.bias)
+        matrices = {n: m.matrix() - origin[n] if n in origin else m.matrix() for n, m in maps.items()}
+        bases = without_curvature(matrices, self.basis, self.seed)
+        layers = {
+            n: LayerCurvature(m, b, KroneckerMass(b.lambda_O, b.mu_I), b.coordinates(matrices[n]))
+            for (n, m), b in zip(maps.items(), bases.values(), strict=True)
+        }
+        return Curvature(layers, {"decompose": time.perf_counter() - start}, 0.0)
+
+    def ranked(self, layer: LayerCurvature) -> Mass:
+        """Return the masses by which one layer's pairs are ranked."""
+        basis, size_OI = layer.basis, layer.coordinates_OI.double().square()
+        kinds = {
+            "ag": lambda: layer.mass,
+            "a": lambda: KroneckerMass(torch.ones_like(basis.lambda_O), basis.mu_I),
+            "g": lambda: KroneckerMass(basis.lambda_O, torch.ones_like(basis.mu_I)),
+            "size": lambda: DenseMass(size_OI),
+            "obd": lambda: DenseMass(size_OI * layer.mass.dense()),
+        }
+        return kinds[self.masses]()
 
     def edited(
         self,
@@ -160,12 +206,16 @@ class KFAC(CurvatureConfig, Edit):
             generator: for controls that draw.
             origin: as ``origin`` returns it.
         """
+        if origin:
+            of_update = {n: c.basis.coordinates(c.map.matrix() - origin[n]) for n, c in layers.items()}
+            layers = {n: dataclasses.replace(c, coordinates_OI=of_update[n]) for n, c in layers.items()}
+        layers = {n: dataclasses.replace(c, mass=self.ranked(c)) for n, c in layers.items()}
+        used = layers
+        if self.permuted:
+            used = {n: dataclasses.replace(c, mass=dealt_out(c.mass, generator)) for n, c in layers.items()}
         state, rows = dict(model.state_dict()), []
-        for name, multiplier_OI in self.weights(layers, generator).items():
+        for name, multiplier_OI in self.weights(used).items():
             layer = layers[name]
-            if name in origin:
-                from_start_OI = layer.basis.coordinates(layer.map.matrix() - origin[name])
-                layer = dataclasses.replace(layer, coordinates_OI=from_start_OI)
             everything = multiplier_OI.all() if multiplier_OI.dtype == torch.bool else (multiplier_OI == 1).all()
             if not everything:
                 if multiplier_OI.dtype != torch.bool:
@@ -182,7 +232,7 @@ class EKFAC(KFAC):
 
     search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99), "exponent": ("uniform", 0.3, 1.5)}
 
-    moments: Literal["kfac", "ekfac"] = "ekfac"
+    moments: Literal["kfac", "ekfac", "inputs"] = "ekfac"
     labels: Literal["sampled", "exact", "topk", "given"] = "exact"
     scope: Literal["layer", "global"] = "global"
     filter: Literal["hard", "graded"] = "graded"
@@ -193,20 +243,40 @@ class EKFAC(KFAC):
 class RandomPairs(KFAC):
     """Control: as many eigen-pairs per layer as K-FAC keeps at this rho, drawn at random. Options as for kfac."""
 
-    def weights(self, layers: Mapping[str, LayerCurvature], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return random masks of K-FAC's sizes."""
-        kept = self.hard(layers)
-        return {n: random_mask(tuple(m.shape), int(m.sum()), generator).to(m.device) for n, m in kept.items()}
+    permuted: bool = added(True)
+
+
+@dataclass(frozen=True)
+class InputFilter(KFAC):
+    """Graded shrinkage of one global spectrum of the layers' inputs: the factor A alone; forward passes, no label.
+
+    Options as for kfac. With one threshold a layer and exponent 1 it is nearly ``sap`` (Kodge et al. 2025).
+    """
+
+    search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99), "exponent": ("uniform", 0.3, 1.5)}
+
+    moments: Literal["kfac", "ekfac", "inputs"] = "inputs"
+    scope: Literal["layer", "global"] = "global"
+    filter: Literal["hard", "graded"] = "graded"
+    exponent: float = 0.5
 
 
 @dataclass(frozen=True)
 class TopRemoved(KFAC):
     """Control: as many eigen-pairs per layer as K-FAC removes, but those of highest curvature. Options as for kfac."""
 
-    def weights(self, layers: Mapping[str, LayerCurvature], generator: torch.Generator) -> dict[str, Tensor]:
+    def weights(self, layers: Mapping[str, LayerCurvature]) -> dict[str, Tensor]:
         """Return the masks of the lowest masses, of K-FAC's sizes."""
         kept = self.hard(layers)
         return {name: smallest_mask(layers[name].mass.dense(), int(mask.sum())) for name, mask in kept.items()}
+
+
+def dealt_out(mass: Mass, generator: torch.Generator) -> Mass:
+    """Return one layer's masses with each given to a pair drawn at random."""
+    falling = mass.dense().flatten().sort(descending=True, stable=True).values
+    dealt = torch.empty_like(falling)
+    dealt[torch.randperm(len(falling), generator=generator).to(falling.device)] = falling
+    return DenseMass(dealt.view(mass.shape))
 
 
 def layer_row(name: str, layer: LayerCurvature, multiplier_OI: Tensor) -> dict[str, object]:

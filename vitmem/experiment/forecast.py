@@ -12,9 +12,10 @@ from vitmem.curvature.cost import requirements
 from vitmem.curvature.layers import linear_maps
 from vitmem.datamodules.module import MemorisationData
 from vitmem.editing.contract import Edit
+from vitmem.editing.kfac import KFAC
 from vitmem.experiment.attacking import pending
 from vitmem.experiment.plan import Experiment, PlannedEdit
-from vitmem.experiment.run import check, model_folder, with_kind
+from vitmem.experiment.run import check, model_folder
 from vitmem.experiment.tuning import trials_made
 from vitmem.files import read_json
 from vitmem.models.build import create
@@ -95,7 +96,7 @@ def _models(experiment: Experiment, folder: Path, training: cost.Plan) -> Stage:
     for seed in experiment.seeds:
         for kind in kinds:
             path = model_folder(folder, seed, kind)
-            state = state_of(with_kind(experiment.run, seed, kind), path)
+            state = state_of(experiment.config_of(seed, kind), path)
             stage.done += state == "done"
             conflicts += [path.name] if state == "other settings" else []
             if state != "done":
@@ -117,12 +118,13 @@ def _curvature(
     model = create(timm_arguments(experiment.run, data), seed=0)
     asked: dict[str, list[PlannedEdit]] = {}
     for planned in experiment.edits:
-        if isinstance(planned.edit, CurvatureConfig):
-            options = {f.name: getattr(planned.edit, f.name) for f in dataclasses.fields(CurvatureConfig)}
+        if isinstance(planned.edit, KFAC) and planned.edit.needs_images:
+            collected = planned.edit.collected
+            options = {f.name: getattr(collected, f.name) for f in dataclasses.fields(CurvatureConfig)}
             asked.setdefault(str(options), []).append(planned)
     stage, most = Stage("curvature", total=len(asked) * len(runs)), 0.0
     for same in asked.values():
-        needs = _requirements(same[0].edit, model, data)
+        needs = _requirements(same[0].edit.collected, model, data)
         most = max(most, needs.memory + 4 * sum(p.numel() for p in model.parameters()))
         for run in runs.values():
             done = run is not None and all(_left(experiment, p, run) == 0 for p in same)

@@ -62,6 +62,7 @@ class Experiment:
         name: folder name of the results.
         run: configuration of the base model; its seed is replaced by each of ``seeds``.
         seeds: one model is trained for each.
+        vary_noise: each seed has wrong labels of its own: the seed of the noise is ``noise.seed`` plus it.
         references: which reference models to train beside it: clean, retrain.
         edits: what to do with each base model.
         save_weights: store the edited weights; without them, each edit is measured and forgotten.
@@ -76,6 +77,7 @@ class Experiment:
     name: str
     run: RunConfig
     seeds: tuple[int, ...] = (0,)
+    vary_noise: bool = False
     references: tuple[str, ...] = REFERENCES
     edits: tuple[PlannedEdit, ...] = ()
     save_weights: bool = True
@@ -109,6 +111,13 @@ class Experiment:
     def result_ids(self, planned: PlannedEdit) -> list[str]:
         """Return the names of the results of an edit: one, or one for each operating point if it is tuned."""
         return [f"{planned.prefix}-{point}" for point in POINTS] if self.tune and planned.space else [planned.edit_id]
+
+    def config_of(self, seed: int, train_on: str) -> RunConfig:
+        """Return the configuration of the model of a seed and kind."""
+        noise = self.run.noise
+        if self.vary_noise:
+            noise = dataclasses.replace(noise, seed=noise.seed + seed)
+        return dataclasses.replace(self.run, noise=noise, seed=seed, train_on=train_on)
 
     def is_attacked(self, edit_id: str) -> bool:
         """Tell whether an edit is to be attacked."""

@@ -18,7 +18,6 @@ from vitmem.experiment.results import largest, write_experiment_table
 from vitmem.experiment.tuning import POINTS, Tuning, check_known, tune
 from vitmem.files import write_atomically
 from vitmem.progress import Progress
-from vitmem.runs.config import RunConfig
 from vitmem.runs.edit import make_edit
 from vitmem.runs.evaluate import evaluate
 from vitmem.runs.folder import held
@@ -85,7 +84,7 @@ def train_models(
     with Progress(f"{folder}: models of seed {seed}", 1 + len(experiment.references)) as progress:
         for kind in ("noisy", *experiment.references):
             path = model_folder(folder, seed, kind)
-            trained = train(with_kind(experiment.run, seed, kind), path, force=force)
+            trained = train(experiment.config_of(seed, kind), path, force=force)
             found[kind] = dataclasses.replace(trained, known=experiment.known)
             progress.step(kind)
     return found.pop("noisy"), found
@@ -94,11 +93,6 @@ def train_models(
 def model_folder(folder: Path, seed: int, train_on: str) -> Path:
     """Return where an experiment has a model."""
     return folder / (f"seed{seed}" if train_on == "noisy" else f"seed{seed}-{train_on}")
-
-
-def with_kind(config: RunConfig, seed: int, train_on: str) -> RunConfig:
-    """Return the configuration of the model of a seed and kind."""
-    return dataclasses.replace(config, seed=seed, train_on=train_on)
 
 
 def write_tables(experiment: Experiment, folder: Path, others: list[list[dict]]) -> list[dict]:

@@ -151,7 +151,7 @@ def on_one_device(config: RunConfig) -> RunConfig:
 # What an experiment file holds besides its base model.
 EXPERIMENT = (
     "name", "seeds", "references", "edits", "attacks", "attacked", "other_rates", "save_weights", "known", "tune",
-    "tuner", "figures",
+    "tuner", "figures", "vary_noise",
 )  # fmt: skip
 
 
@@ -183,6 +183,9 @@ def base_model_only(arguments: Sequence[str]) -> tuple[list[str], list[str], str
         base = {key: value for key, value in content.items() if key not in EXPERIMENT}
         if "seeds" in content:
             base["seed"] = read_seeds(content["seeds"])[0]
+        if content.get("vary_noise"):
+            noise = base.get("noise") or {}
+            base["noise"] = noise | {"seed": noise.get("seed", 0) + base.get("seed", 0)}
         found += ["--config", json.dumps(base)]
     return found, left_out, name
 

@@ -66,7 +66,7 @@ def add_experiment(parser) -> None:
         "--tune", type=int, default=0, help="trials for each edit with options to search, and each seed"
     )
     parser.add_argument(
-        "--tuner", type=str, default="random", help="random, or tpe (Optuna: pip install 'vitmem[tune]')"
+        "--tuner", type=str, default="random", help="random, tpe (Optuna: pip install 'vitmem[tune]') or bisect"
     )
     parser.add_argument("--figures", type=bool, default=True, help="draw the figures")
 

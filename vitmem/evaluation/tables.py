@@ -34,6 +34,7 @@ def columns(more: Sequence[str] = ()) -> list[str]:
         "point",
         "trials",
         "kept_validation",
+        "tuned_memorized",
         *CONFIGURATION,
         *more,
         *COST,

@@ -149,7 +149,7 @@ def _is_done(experiment: Experiment, planned: PlannedEdit, name: str, run: Train
     content = None if run is None else read_json(run.path / "edits" / name / "edit.json", ("inputs", "weights_sha256"))
     if run is None or content is None:
         return False
-    tuned = bool(experiment.tune and planned.space)
+    tuned = bool(experiment.space(planned))
     same = tuned or content["inputs"] == edit_inputs(run, planned.edit, planned.name)
     return same and is_finished(run, content, save=experiment.save_weights) and stored(run, name) is not None
 
@@ -167,7 +167,7 @@ def _edits(
             results.total, results.done = results.total + len(names), results.done + len(names) - left
             results.seconds += left * one
             results.disk += left * 4 * training.parameters * experiment.save_weights
-            if experiment.tune and planned.space:
+            if experiment.space(planned):
                 made = min(experiment.tune, trials_made(run, planned.prefix) if run else 0)
                 trials.total, trials.done = trials.total + experiment.tune, trials.done + made
                 trials.seconds += (experiment.tune - made) * one

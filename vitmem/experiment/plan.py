@@ -10,7 +10,8 @@ from pathlib import Path
 from vitmem.attacks.contract import Attack
 from vitmem.editing.contract import Edit
 from vitmem.editing.known import check_share
-from vitmem.experiment.tuning import POINTS, check_space, check_tuner, read_space
+from vitmem.experiment import bisection
+from vitmem.experiment.tuning import check_space, check_tuner, points, read_space
 from vitmem.files import check_name
 from vitmem.runs.config import RunConfig
 from vitmem.runs.edit import result_id
@@ -68,7 +69,8 @@ class Experiment:
         save_weights: store the edited weights; without them, each edit is measured and forgotten.
         known: share of the wrong labels that edits with a forget set know, in (0, 1].
         tune: trials for each edit with options to choose and each seed; 0 takes the options as they are.
-        tuner: how trials are chosen: random or tpe (needs Optuna).
+        tuner: how trials are chosen: random, tpe (needs Optuna), or bisect (each edit's strength where memorised
+            accuracy crosses 0.4, 0.3, 0.2 and 0.1, and where validation falls below the drop).
         attacks: what to attack the models with.
         attacked: glob patterns over the ids of the edits to attack; base and references always are.
         other_rates: results tables of the same models and edits at other noise rates, for the scorecards.
@@ -93,7 +95,7 @@ class Experiment:
         check_share(self.known)
         if self.tune < 0:
             raise ValueError(f"tune is {self.tune}; it is the number of trials for each edit, 0 for none")
-        check_tuner(self.tuner)
+        check_tuner(self.tuner, self.tune)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; give at least one, each once")
         for reference in self.references:
@@ -110,7 +112,14 @@ class Experiment:
 
     def result_ids(self, planned: PlannedEdit) -> list[str]:
         """Return the names of the results of an edit: one, or one for each operating point if it is tuned."""
-        return [f"{planned.prefix}-{point}" for point in POINTS] if self.tune and planned.space else [planned.edit_id]
+        space = self.space(planned)
+        return [f"{planned.prefix}-{point}" for point in points(self.tuner, space)] if space else [planned.edit_id]
+
+    def space(self, planned: PlannedEdit) -> Mapping[str, tuple]:
+        """Return what tuning chooses of an edit; nothing if it is not tuned."""
+        if not self.tune:
+            return {}
+        return bisection.strength(planned.edit.main_option, planned.space) if self.tuner == "bisect" else planned.space
 
     def config_of(self, seed: int, train_on: str) -> RunConfig:
         """Return the configuration of the model of a seed and kind."""

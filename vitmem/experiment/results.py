@@ -167,6 +167,7 @@ def edit_row(identity: Mapping, content: Mapping, measured: Mapping) -> dict:
         by_trials = " (tuned)" if tuned["trials"] > 1 else ""
         facts |= {"track": facts["track"] + by_trials, "point": tuned["point"], "trials": tuned["trials"]}
         facts["kept_validation"] = within_drop(tuned["chosen"])
+        facts["tuned_memorized"] = tuned["chosen"]["memorized"]
     if cost := content.get("cost"):
         facts |= {"passes": round(cost["passes"], 4), "extra_parameters": cost["extra_parameters"]}
         # Unknown with curvature from the cache, and too low where earlier trials had grown the process.

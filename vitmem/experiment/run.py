@@ -15,7 +15,7 @@ from vitmem.evaluation.tables import usable
 from vitmem.experiment.attacking import attack_all, gather_attacks, pending, read_results, write_attacks
 from vitmem.experiment.plan import Experiment, PlannedEdit
 from vitmem.experiment.results import largest, write_experiment_table
-from vitmem.experiment.tuning import POINTS, Tuning, check_known, tune
+from vitmem.experiment.tuning import Tuning, check_known, points, tune
 from vitmem.files import write_atomically
 from vitmem.progress import Progress
 from vitmem.runs.edit import make_edit
@@ -140,14 +140,17 @@ def settings(
     experiment: Experiment, planned: PlannedEdit, base: TrainedRun, force: bool
 ) -> list[tuple[str, Edit, dict | None]]:
     """Return the edits to report, each with its name and how it was tuned: one, or one for each operating point."""
-    if not (experiment.tune and planned.space):
+    space = experiment.space(planned)
+    if not space:
         return [(planned.edit_id, planned.edit, None)]
-    tuning = Tuning(planned.prefix, planned.edit, planned.space, experiment.tune, experiment.tuner)
+    tuning = Tuning(planned.prefix, planned.edit, space, experiment.tune, experiment.tuner)
     trials = tune(base, tuning, force=force)
     spent = {key: sum(trial[key] for trial in trials) for key in ("passes", "seconds")}
     spent["extra_memory_bytes"] = largest(trial["extra_memory_bytes"] for trial in trials)
     found = []
-    for name, (point, choose) in zip(experiment.result_ids(planned), POINTS.items(), strict=True):
+    for name, (point, choose) in zip(
+        experiment.result_ids(planned), points(experiment.tuner, space).items(), strict=True
+    ):
         chosen = choose(trials)
         tuned = {"point": point, "trials": len(trials), "tuner": experiment.tuner, **spent, "chosen": chosen}
         found.append((name, dataclasses.replace(planned.edit, **chosen["options"]), tuned))

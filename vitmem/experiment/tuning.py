@@ -2,8 +2,8 @@
 
 Within tuning, an edit is told of half of the known wrong labels. It is scored on the other half of the known ones, and
 on the validation examples of even index. What is chosen is then applied with all known wrong labels, and reported on
-the unknown ones and on the other half of validation. The first trial takes the options as they are given. Trials are
-written as they come, so that a killed run goes on with the next.
+the unknown ones and on the other half of validation. The first trial takes the options as they are given, unless
+strengths are matched (``bisection``). Trials are written as they come, so that a killed run goes on with the next.
 """
 
 import dataclasses
@@ -24,12 +24,13 @@ from vitmem.editing.data import EditData
 from vitmem.editing.known import drawn, tuning_half
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
+from vitmem.experiment import bisection
 from vitmem.files import digest, write_atomically
 from vitmem.models.build import with_weights
 from vitmem.progress import Progress
 from vitmem.runs.trained import TrainedRun
 
-TUNERS = ("random", "tpe")
+TUNERS = ("random", "tpe", "bisect")
 DROP = 0.01  # of validation accuracy against the unedited model, that an edit may cost
 PENALTY = 10.0
 WORST = -PENALTY  # below every objective that can be measured
@@ -107,6 +108,9 @@ def draw(spec: tuple, generator: torch.Generator) -> object:
 
 def propose(tuning: Tuning, seed: int, trials: Sequence[Mapping]) -> dict:
     """Return the options of the next trial; they depend on the seed, the label and the trials before it only."""
+    if tuning.tuner == "bisect":
+        ((option, spec),) = tuning.space.items()
+        return {option: bisection.proposed(spec, option, trials, within_drop)}
     if not trials:
         return {option: getattr(tuning.edit, option) for option in tuning.space}
     key = (seed, int(digest(tuning.label)[:12], 16), len(trials), 8)
@@ -146,12 +150,14 @@ def _optuna():
     return optuna
 
 
-def check_tuner(tuner: str) -> None:
-    """Raise ValueError unless the tuner is known and installed."""
+def check_tuner(tuner: str, trials: int = 0) -> None:
+    """Raise ValueError unless the tuner is known and installed, and has enough trials."""
     if tuner not in TUNERS:
         raise ValueError(f"tuner is {tuner!r}; choose from {', '.join(TUNERS)}")
     if tuner == "tpe":
         _optuna()
+    if tuner == "bisect" and 0 < trials < bisection.FEWEST:
+        raise ValueError(f"tune is {trials}; tuner: bisect needs at least {bisection.FEWEST} trials for each edit")
 
 
 def check_known(number: int) -> None:
@@ -165,15 +171,16 @@ class Bench:
 
     Args:
         run: the trained model.
+        blind: no trial is told of a wrong label, so that all known ones are scored on.
 
     Raises:
         ValueError: fewer than two wrong labels are known.
     """
 
-    def __init__(self, run: TrainedRun):
+    def __init__(self, run: TrainedRun, blind: bool = False):
         self.run, known_N = run, run.known_noisy()
         self.fit_N = drawn(known_N, 0.5, run.data.manifest.seed, run.config.seed, 7)
-        self.score_N = known_N & ~self.fit_N
+        self.score_N = known_N if blind else known_N & ~self.fit_N
         check_known(int(known_N.sum()))
         self.unedited = self.measure(dict(run.model.state_dict()))
 
@@ -236,7 +243,7 @@ def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
     trials = [] if force else _read(path, inputs)
     if len(trials) >= tuning.trials:
         return trials[: tuning.trials]
-    bench = Bench(run)
+    bench = Bench(run, blind=tuning.tuner == "bisect" and "forget" not in tuning.edit.sees)
     path.parent.mkdir(exist_ok=True)
     progress = Progress(f"{run.path}: trials of {tuning.label}", tuning.trials - len(trials))
     while len(trials) < tuning.trials:
@@ -303,3 +310,8 @@ POINTS: dict[str, Callable[[Sequence[Mapping]], Mapping]] = {
     "at0.2": functools.partial(matched, 0.2),
     "at0.05": functools.partial(matched, 0.05),
 }
+
+
+def points(tuner: str, space: Mapping[str, tuple]) -> dict[str, Callable[[Sequence[Mapping]], Mapping]]:
+    """Return how each operating point is chosen from the trials of an edit, by its name."""
+    return bisection.points(next(iter(space)), best) if tuner == "bisect" else POINTS

@@ -178,7 +178,7 @@ def base_model_only(arguments: Sequence[str]) -> tuple[list[str], list[str], str
         if not taken:
             found += ["--config", str(file)]
             continue
-        left_out += [key for key in taken if key not in ("name", "seeds")]
+        left_out += [key for key in taken if key not in ("name", "seeds", "vary_noise")]
         name = str(content.get("name", file.stem))
         base = {key: value for key, value in content.items() if key not in EXPERIMENT}
         if "seeds" in content:

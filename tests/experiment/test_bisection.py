@@ -123,6 +123,6 @@ def test_an_experiment_with_matched_strengths_and_labels_of_each_seed(cli, tmp_p
     assert [run.config.noise.seed for run in runs] == [0, 1]
     assert (runs[0].manifest.is_noisy != runs[1].manifest.is_noisy).any()
     file.write_text(file.read_text().replace("seeds: 0,1", "seeds: 1"))  # of which train takes the first
-    code, printed, errors = cli("train", f"--config={file}", "--name=seed1", f"--out={tmp_path / 'small'}")
+    code, printed, errors = cli("train", f"--config={file}", f"--out={tmp_path}")
     assert code == 0, errors
     assert "already trained" in printed

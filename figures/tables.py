@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 TEXT = (  # columns of results.csv that are no numbers
-    "experiment", "id", "edit", "option", "status", "track", "point", "data", "noise", "model", "options"
+    "experiment", "id", "edit", "option", "status", "track", "point", "plan", "data", "noise", "model", "options"
 )  # fmt: skip
 ATTACK_TEXT = (
     "experiment",

@@ -1,5 +1,6 @@
 """Matched strength, on curves whose crossings are known."""
 
+import hashlib
 import itertools
 import math
 
@@ -116,7 +117,9 @@ def test_an_experiment_with_matched_strengths_and_labels_of_each_seed(cli, tmp_p
     )
     code, _, errors = cli("run", file, f"--out={tmp_path}")
     assert code == 0, errors
-    rows = (tmp_path / "small" / "results.csv").read_text().splitlines()[1:]
+    header, *rows = (tmp_path / "small" / "results.csv").read_text().splitlines()
+    plans = {dict(zip(header.split(","), row.split(","), strict=True))["plan"] for row in rows}
+    assert plans == {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}
     names = ["base", *(f"scale-{p}" for p in ("best", "at0.4", "at0.3", "at0.2", "at0.1")), "start-keep0"]
     assert [row.split(",")[2] for row in rows] == names * 2
     runs = [TrainedRun.open(tmp_path / "small" / f"seed{seed}") for seed in (0, 1)]

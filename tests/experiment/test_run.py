@@ -1,3 +1,5 @@
+import csv
+import dataclasses
 import shutil
 
 from vitmem.experiment.results import evaluate_folder
@@ -33,3 +35,24 @@ def test_an_edit_that_diverges_stops_nothing_else(cli, registered, run_folder, t
     assert [line.split(",")[2] for line in lines[1:]] == [
         "base", "explode", "nan", "big", "svd-keep0.1", "kfac-rho0.9"  # which the folder holds, too
     ]  # fmt: skip
+
+
+def test_early_stopping_is_a_reference_of_its_own(cli, tmp_path):
+    """Its weights are those of the epoch that is best on half of validation; attacks tell it from the base model."""
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "references: [early_stop]\nfigures: false\nattacks: [{name: quantize, bits: [4], examples: 50}]\n"
+        "model: {width: 16, depth: 2, heads: 2, patch: 4}\n"
+        "train: {epochs: 3, batch_size: 400, warmup_epochs: 0, lr: 3e-3}\n"
+    )
+    code, _, errors = cli("run", file, f"--out={tmp_path}")
+    assert code == 0, errors
+    base, stopped = (TrainedRun.open(tmp_path / "a" / name) for name in ("seed0", "seed0-early_stop"))
+    assert (base.kind, stopped.kind) == ("base", "early_stop")
+    assert stopped.config == dataclasses.replace(
+        base.config, train=dataclasses.replace(base.config.train, early_stop=True)
+    )
+    with (tmp_path / "a" / "results.csv").open() as table:
+        assert [row["id"] for row in csv.DictReader(table)] == ["base", "early_stop"]
+    with (tmp_path / "a" / "attacks.csv").open() as table:
+        assert {row["id"] for row in csv.DictReader(table)} == {"base", "early_stop"}

@@ -1,5 +1,6 @@
 """``vitmem run``: all stages of an experiment file."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     add_experiment(parser)
     parser.add_argument("--dry_run", action="store_true", help="print the plan and what it will take; write nothing")
     values = parser.read(options)
-    plan = experiment(values)
+    plan = dataclasses.replace(experiment(values), file=file)
 
     from vitmem.evaluation.comparison import comparison_table
     from vitmem.evaluation.tables import terminal_table
@@ -55,7 +56,9 @@ def add_experiment(parser) -> None:
     """Add the options of an experiment file, besides those of its base model."""
     parser.add_argument("--seeds", type=list[int] | int | str, default="0", help="comma-separated, such as 0,1,2")
     parser.add_argument("--vary_noise", type=bool, default=False, help="other wrong labels with each seed")
-    parser.add_argument("--references", type=list | str | None, default="clean,retrain", help="of clean, retrain")
+    parser.add_argument(
+        "--references", type=list | str | None, default="clean,retrain", help="of clean, retrain, early_stop"
+    )
     parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
     parser.add_argument("--attacks", type=list | str | None, default=None, help="each a name, or one with options")
     parser.add_argument("--attacked", type=list | str, default="*", help="ids of the edits to attack, with * and ?")

@@ -35,6 +35,7 @@ def columns(more: Sequence[str] = ()) -> list[str]:
         "trials",
         "kept_validation",
         "tuned_memorized",
+        "plan",
         *CONFIGURATION,
         *more,
         *COST,

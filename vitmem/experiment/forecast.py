@@ -74,7 +74,7 @@ def lines(experiment: Experiment, out: Path) -> list[str]:
     folder, data = out / experiment.name, make_data(experiment.run)
     training = cost.plan(timm_arguments(experiment.run, data), data, experiment.run.train, experiment.run.trainer)
     models = _models(experiment, folder, training)
-    runs = {seed: _opened(model_folder(folder, seed, "noisy"), experiment) for seed in experiment.seeds}
+    runs = {seed: _opened(model_folder(folder, seed, BASE), experiment) for seed in experiment.seeds}
     curvature, memory = _curvature(experiment, runs, data)
     stages = [models, curvature, *_edits(experiment, runs, data, training), *_attacks(experiment, folder, runs)]
     stages = [stage for stage in stages if stage.total]
@@ -90,7 +90,7 @@ def lines(experiment: Experiment, out: Path) -> list[str]:
 
 
 def _models(experiment: Experiment, folder: Path, training: cost.Plan) -> Stage:
-    kinds = ("noisy", *experiment.references)
+    kinds = (BASE, *experiment.references)
     stage = Stage("models", total=len(experiment.seeds) * len(kinds))
     conflicts = []
     for seed in experiment.seeds:

@@ -16,9 +16,7 @@ from vitmem.files import check_name
 from vitmem.runs.config import RunConfig
 from vitmem.runs.edit import result_id
 from vitmem.runs.named import read_attack, read_edit
-from vitmem.runs.trained import BASE
-
-REFERENCES = ("clean", "retrain")
+from vitmem.runs.trained import BASE, REFERENCES
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,8 @@ class Experiment:
         run: configuration of the base model; its seed is replaced by each of ``seeds``.
         seeds: one model is trained for each.
         vary_noise: each seed has wrong labels of its own: the seed of the noise is ``noise.seed`` plus it.
-        references: which reference models to train beside it: clean, retrain.
+        references: which reference models to train beside it: clean, retrain, early_stop (the same training, ended at
+            the evaluated epoch that is best on half of validation).
         edits: what to do with each base model.
         save_weights: store the edited weights; without them, each edit is measured and forgotten.
         known: share of the wrong labels that edits with a forget set know, in (0, 1].
@@ -74,13 +73,14 @@ class Experiment:
         attacks: what to attack the models with.
         attacked: glob patterns over the ids of the edits to attack; base and references always are.
         other_rates: results tables of the same models and edits at other noise rates, for the scorecards.
+        file: that says it; a copy stays with the results, whose rows carry its digest.
     """
 
     name: str
     run: RunConfig
     seeds: tuple[int, ...] = (0,)
     vary_noise: bool = False
-    references: tuple[str, ...] = REFERENCES
+    references: tuple[str, ...] = ("clean", "retrain")
     edits: tuple[PlannedEdit, ...] = ()
     save_weights: bool = True
     known: float = 0.5
@@ -89,6 +89,7 @@ class Experiment:
     attacks: tuple[PlannedAttack, ...] = ()
     attacked: tuple[str, ...] = ("*",)
     other_rates: tuple[Path, ...] = ()
+    file: Path | None = None
 
     def __post_init__(self):
         check_name("name", self.name)
@@ -121,12 +122,14 @@ class Experiment:
             return {}
         return bisection.strength(planned.edit.main_option, planned.space) if self.tuner == "bisect" else planned.space
 
-    def config_of(self, seed: int, train_on: str) -> RunConfig:
-        """Return the configuration of the model of a seed and kind."""
+    def config_of(self, seed: int, kind: str) -> RunConfig:
+        """Return the configuration of a model of a seed: base or a reference."""
         noise = self.run.noise
         if self.vary_noise:
             noise = dataclasses.replace(noise, seed=noise.seed + seed)
-        return dataclasses.replace(self.run, noise=noise, seed=seed, train_on=train_on)
+        train_on = kind if kind in ("clean", "retrain") else "noisy"
+        train = dataclasses.replace(self.run.train, early_stop=kind == "early_stop" or self.run.train.early_stop)
+        return dataclasses.replace(self.run, noise=noise, seed=seed, train_on=train_on, train=train)
 
     def is_attacked(self, edit_id: str) -> bool:
         """Tell whether an edit is to be attacked."""

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from vitmem.editing import edits
 from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv
-from vitmem.experiment.plan import REFERENCES
 from vitmem.experiment.tuning import within_drop
-from vitmem.files import read_json, write_atomically
+from vitmem.files import file_digest, read_json, write_atomically
 from vitmem.runs.evaluate import evaluate, stored, stored_edit
 from vitmem.runs.folder import RunFolder, held, read_edit_json
-from vitmem.runs.trained import BASE, TrainedRun
+from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 
+PLAN = "plan.yaml"  # copy of the experiment file, beside its results
 _SEED = re.compile(r"seed(\d+)")
 
 
@@ -54,7 +54,8 @@ def seed_folders(folder: Path) -> list[Path]:
 def gather(folder: Path, order: Sequence[str] = (), known: float = 0.5) -> list[dict]:
     """Return the rows of an experiment from the run folders that are there, whatever command made and measured them.
 
-    What cannot be read, or was not measured, is left out; what cannot be read is told.
+    What cannot be read, or was not measured, is left out; what cannot be read is told. ``plan`` is the start of the
+    SHA-256 of the experiment file that was carried out last.
 
     Args:
         folder: the experiment's folder.
@@ -69,7 +70,8 @@ def gather(folder: Path, order: Sequence[str] = (), known: float = 0.5) -> list[
             rows += run_rows(run, ids)
         except ValueError as error:
             print(f"vitmem: left out of the table: {error}", file=sys.stderr, flush=True)
-    return with_configurations(rows)
+    plan = file_digest(folder / PLAN)[:12] if (folder / PLAN).is_file() else None
+    return with_configurations([{**row, "plan": plan} for row in rows])
 
 
 def open_measured(path: Path, known: float) -> TrainedRun:

@@ -14,7 +14,7 @@ from vitmem.evaluation.comparison import comparison_csv
 from vitmem.evaluation.tables import usable
 from vitmem.experiment.attacking import attack_all, gather_attacks, pending, read_results, write_attacks
 from vitmem.experiment.plan import Experiment, PlannedEdit
-from vitmem.experiment.results import largest, write_experiment_table
+from vitmem.experiment.results import PLAN, largest, write_experiment_table
 from vitmem.experiment.tuning import Tuning, check_known, points, tune
 from vitmem.files import write_atomically
 from vitmem.progress import Progress
@@ -23,7 +23,7 @@ from vitmem.runs.evaluate import evaluate
 from vitmem.runs.folder import held
 from vitmem.runs.start import check_model, make_data
 from vitmem.runs.train import train
-from vitmem.runs.trained import TrainedRun
+from vitmem.runs.trained import BASE, TrainedRun
 from vitmem.training.devices import check as check_devices
 
 
@@ -47,6 +47,9 @@ def run(experiment: Experiment, out: Path, *, force: bool = False, wait: bool = 
     others = read_results(experiment.other_rates)
     rows: list[dict] = []
     with contextlib.ExitStack() as stack:
+        if experiment.file:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / PLAN, experiment.file.read_text())
         for seed in sorted(experiment.seeds):
             stack.enter_context(held(folder / f"seed{seed}", wait=wait))
         for seed in experiment.seeds:
@@ -82,17 +85,17 @@ def train_models(
     """Train the base model of a seed and its references, and return them."""
     found = {}
     with Progress(f"{folder}: models of seed {seed}", 1 + len(experiment.references)) as progress:
-        for kind in ("noisy", *experiment.references):
+        for kind in (BASE, *experiment.references):
             path = model_folder(folder, seed, kind)
             trained = train(experiment.config_of(seed, kind), path, force=force)
             found[kind] = dataclasses.replace(trained, known=experiment.known)
             progress.step(kind)
-    return found.pop("noisy"), found
+    return found.pop(BASE), found
 
 
-def model_folder(folder: Path, seed: int, train_on: str) -> Path:
+def model_folder(folder: Path, seed: int, kind: str) -> Path:
     """Return where an experiment has a model."""
-    return folder / (f"seed{seed}" if train_on == "noisy" else f"seed{seed}-{train_on}")
+    return folder / (f"seed{seed}" if kind == BASE else f"seed{seed}-{kind}")
 
 
 def write_tables(experiment: Experiment, folder: Path, others: list[list[dict]]) -> list[dict]:

@@ -17,7 +17,7 @@ from vitmem.runs.evaluate import evaluation_inputs
 from vitmem.runs.folder import RunFolder, read_edit_json
 from vitmem.runs.fresh import recipe_of
 from vitmem.runs.named import read_edit
-from vitmem.runs.trained import BASE, TrainedRun
+from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 from vitmem.training.errors import TrainingDiverged
 
 
@@ -91,7 +91,7 @@ def _attack_data(run: TrainedRun, edit_id: str) -> tuple[AttackData, dict[str, s
     base, share = _run_of(run, BASE)[0] or run, run.share_known(edit_id)
     data = AttackData(
         run.data,
-        run.config.train_on if edit_id == BASE and run.config.train_on != "noisy" else edit_id,
+        run.kind if edit_id == BASE else edit_id,
         reference,
         base.path / "attacks",
         run.config.seed,
@@ -141,15 +141,15 @@ def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
 def _run_of(run: TrainedRun, of: str) -> tuple[TrainedRun | None, str]:
     """Return the run that holds a model, by its id, and the model's id there; None if there is no such run.
 
-    ``clean`` and ``retrain`` lie beside the base run, in folders named after it.
+    References lie beside the base run, in folders named after it.
     """
-    own = "" if run.config.train_on == "noisy" else f"-{run.config.train_on}"
+    own = "" if run.kind == BASE else f"-{run.kind}"
     path = run.path.resolve()
-    its_id = BASE if of in (BASE, "clean", "retrain") else of
+    its_id = BASE if of in (BASE, *REFERENCES) else of
     if not path.name.endswith(own):  # a reference model in a folder of another name: its base is not known
         return None, its_id
     root = path.name.removesuffix(own)
-    beside = path.with_name(f"{root}-{of}" if of in ("clean", "retrain") else root)
+    beside = path.with_name(f"{root}-{of}" if of in REFERENCES else root)
     if beside == path:
         return run, its_id
     return (_opened(run, beside) if RunFolder(beside).is_trained else None), its_id

@@ -15,7 +15,7 @@ from vitmem.files import check_name, digest, file_digest, provenance, read_json,
 from vitmem.models.weights import save_model
 from vitmem.runs.evaluate import measured
 from vitmem.runs.folder import difference, diverged, read_edit_json
-from vitmem.runs.trained import BASE, TrainedRun
+from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 
 
 def make_edit(
@@ -51,7 +51,7 @@ def make_edit(
     Raises:
         ValueError: the edit cannot be applied to this model, or the folder holds another edit of that id.
     """
-    if edit_id in (BASE, "clean", "retrain"):
+    if edit_id in (BASE, *REFERENCES):
         raise ValueError(f"--id is {edit_id!r}, which is the name of a reference row; give another")
     folder = run.path / "edits" / check_name("--id", edit_id)
     inputs = edit_inputs(run, edit, name)

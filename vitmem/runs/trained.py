@@ -22,6 +22,7 @@ from vitmem.runs.folder import RunFolder, difference, read_edit_json
 from vitmem.runs.start import make_data, pretrained_sha256, start_model
 
 BASE = "base"
+REFERENCES = ("clean", "retrain", "early_stop")  # models beside a base model, in folders named after it
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,14 @@ class TrainedRun:
             raise ValueError(f"{self.config.model.pretrained} is not the file that {self.path} started from")
         arguments = json.loads((self.path / "model.json").read_text())["timm"]
         return start_model(self.config, arguments)[0].state_dict()
+
+    @property
+    def kind(self) -> str:
+        """Which model of an experiment it is: base, or one of ``REFERENCES``."""
+        if self.config.train_on != "noisy":
+            return self.config.train_on
+        stopped = self.config.train.early_stop and self.path.resolve().name.endswith("-early_stop")
+        return "early_stop" if stopped else BASE
 
     @property
     def device(self) -> torch.device:

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from cases import QUICK
 
 from vitmem.runs.trained import TrainedRun
@@ -62,3 +63,20 @@ def test_a_folder_of_something_else_is_never_touched(cli, tmp_path):
         assert code == 2
         assert "not a run folder" in errors
     assert (folder / "thesis.tex").read_text() == "dear"
+
+
+def test_frozen_layers_stay_as_they_start(cli, tmp_path):
+    small = ["--model.width=16", "--model.depth=2", "--model.heads=2", "--train.epochs=2", "--train.warmup_epochs=0"]
+    out = f"--out={tmp_path}"
+    code, _, errors = cli("train", *small, "--name=a", out, "--train.frozen=blocks.*.attn.*, blocks.0.mlp.fc1")
+    assert code == 0, errors
+    run = TrainedRun.open(tmp_path / "a" / "seed0")
+    start, end = run.initial_state, run.model.state_dict()
+    same = {name for name in end if torch.equal(start[name], end[name])}
+    matrices = {name for name in end if name.startswith("blocks") and ".norm" not in name and name.endswith("weight")}
+    assert same & matrices == {n for n in matrices if ".attn." in n or n == "blocks.0.mlp.fc1.weight"}
+    assert "head.weight" not in same
+    code, _, errors = cli("train", *small, "--name=b", out, "--train.frozen=blocks.*.nothing")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "'blocks.*.nothing' matches no linear layer" in errors
+    assert not (tmp_path / "b").exists()

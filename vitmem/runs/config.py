@@ -49,8 +49,11 @@ class RunConfig:
     def __post_init__(self):
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must be in [0, 2^63)")
-        if self.trainer.strategy == "fsdp" and (self.train.ema or self.train.early_stop or self.train.tied_fixed < 1):
-            raise ValueError("train.ema, early_stop and tied_fixed need whole weights, but fsdp shards them; use ddp")
+        whole = self.train.ema or self.train.early_stop or self.train.tied_fixed < 1 or self.train.frozen
+        if self.trainer.strategy == "fsdp" and whole:
+            raise ValueError(
+                "train.ema, early_stop, tied_fixed and frozen need whole weights, but fsdp shards them; use ddp"
+            )
         if self.train.tied_fixed < 1 and (self.trainer.grad_checkpointing or self.augment.mixup or self.augment.cutmix):
             raise ValueError(
                 f"train.tied_fixed is {self.train.tied_fixed}, which ties units to single examples; it cannot be "

@@ -5,6 +5,7 @@ from torch import nn
 from vitmem.datamodules.module import MemorisationData
 from vitmem.files import file_digest
 from vitmem.models import build
+from vitmem.models.layers import select_layers
 from vitmem.models.weights import find_pretrained, read_pretrained
 from vitmem.runs.config import RunConfig
 
@@ -31,6 +32,8 @@ def check_model(config: RunConfig, data: MemorisationData) -> nn.Module:
     model = build.create(timm_arguments(config, data), device="meta")
     if config.model.pretrained:
         read_pretrained(find_pretrained(config.model.pretrained), model)
+    if config.train.frozen:
+        select_layers(model, config.train.frozen)
     return model
 
 

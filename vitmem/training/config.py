@@ -29,6 +29,8 @@ class TrainConfig:
         tied_fixed: share of each MLP's hidden units that generalise, in (0, 1]; below 1, the others are tied to
             examples while training (example-tied dropout, Maini et al. 2023, who take 0.2) and dropped at the end.
         tied_memory: share of the other units that each example switches on, in (0, 1); Maini et al. take 0.1.
+        frozen: glob patterns over layer names, separated by commas: linear layers that stay as they start, so that what
+            is learnt must sit elsewhere.
     """
 
     epochs: int = 100
@@ -45,6 +47,7 @@ class TrainConfig:
     early_stop: bool = False
     tied_fixed: float = 1.0
     tied_memory: float = 0.1
+    frozen: str = ""
 
     def __post_init__(self):
         for option in ("epochs", "batch_size", "eval_every"):

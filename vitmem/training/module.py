@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 from vitmem.datamodules.batch import Batch, Share, keyed_seed
 from vitmem.distributed import all_sum, is_main, share
 from vitmem.models.build import is_decayed
+from vitmem.models.layers import select_layers
 from vitmem.training.config import TrainConfig
 from vitmem.training.devices import clean_name
 from vitmem.training.errors import TrainingDiverged
@@ -39,6 +40,8 @@ class MemorisationModule(L.LightningModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer validation examples than processes
         self.tied = TiedDropout(model, config.tied_fixed, config.tied_memory, seed)
         self.history: list[dict] = []
+        for layer in select_layers(model, config.frozen).values() if config.frozen else ():
+            layer.requires_grad_(False)
         self._decayed = {name for name, p in model.named_parameters() if is_decayed(name, p)}  # before it is sharded
         self._epoch_loss = torch.zeros(2)  # sum over this process's examples of this epoch, and their number
         self.accuracy = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ACCURACIES})
@@ -47,7 +50,8 @@ class MemorisationModule(L.LightningModule):
 
     def configure_optimizers(self):
         """AdamW in two groups, with the learning rate set per step."""
-        named = [(clean_name(name) in self._decayed, p) for name, p in self.model.named_parameters()]
+        trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        named = [(clean_name(name) in self._decayed, p) for name, p in trained]
         groups = [
             {
                 "params": [p for decayed, p in named if decayed is decay],

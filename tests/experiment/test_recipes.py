@@ -12,6 +12,7 @@ FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 SHAPES = {  # of the images, and the number of classes
     "digits": ((1, 8, 8), 10),
     "cifar10": ((3, 32, 32), 10),
+    "photographs": ((3, 32, 32), 10),
     "cifar100": ((3, 32, 32), 100),
     "imagenet": ((3, 224, 224), 1000),
     "imagenet100": ((3, 224, 224), 100),

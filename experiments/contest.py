@@ -1,0 +1,101 @@
+"""Methods at matched strength, paired over seeds, from the results table of an experiment with ``tuner: bisect``.
+
+    python experiments/contest.py runs/digits_contest/results.csv [--against scale,rewind] [--points 0.2] [--only a,b]
+
+Prints Markdown, a table for each operating point: ground truth and memorised accuracy of the wrong labels that no trial
+saw, clean training images, the half of validation that no trial saw, and the differences in ground truth and validation
+to each reference method: mean, 95 % t interval paired over seeds, and the verdict, with Holm's correction over all
+methods of the table. A method that came no nearer than 0.05 to a memorised accuracy on the tuning half has not reached
+it in that seed. Of what was not tuned (the pretrained model, references) the row stands in every table.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+from compare_frontiers import cell, differences, read
+
+POINTS = ("0.4", "0.3", "0.2", "0.1", "best")
+METRICS = {
+    "memorized_unseen_accuracy": "memorized",
+    "ground_truth_unseen_accuracy": "ground truth",
+    "clean_train_accuracy": "clean train",
+    "validation_held_out_accuracy": "validation",
+}
+COMPARED = ("ground_truth_unseen_accuracy", "validation_held_out_accuracy")
+NEAR = 0.05
+MISSING = dict.fromkeys(METRICS, math.nan)
+
+
+def at_point(rows: list[dict], point: str) -> dict[str, dict[int, dict[str, float]]]:
+    """Return the measurements of each method at an operating point, by seed; NaN where it was not reached.
+
+    Args:
+        rows: of ``results.csv``.
+        point: a memorised accuracy, or best.
+    """
+    label = point if point == "best" else f"at{point}"
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for row in rows:
+        if row["point"] != label:
+            continue
+        usable = row["status"] in ("", "ok")
+        reached = point == "best" or abs(row["tuned_memorized"] - float(point)) <= NEAR
+        kept = point != "best" or row["kept_validation"] in (True, "True", 1.0)
+        values = {metric: row[metric] for metric in METRICS}
+        method = row["id"].removesuffix(f"-{label}")
+        found.setdefault(method, {})[int(row["seed"])] = values if usable and reached and kept else MISSING
+    return found
+
+
+def table(rows: list[dict], point: str, against: list[str], margin: float) -> list[str]:
+    """Return the Markdown table of an operating point, the best ground truth first."""
+    points = at_point(rows, point)
+    title = f"memorized {point}" if point != "best" else "best ground truth with validation at most 0.01 below base"
+    lines = [f"### At {title}", ""]
+    references = [reference for reference in against if reference in points]
+    header = ["method", *METRICS.values()]
+    compared = []
+    for reference in references:
+        header += [f"Δ ground truth to `{reference}`", "verdict", f"Δ validation to `{reference}`", "verdict"]
+        compared += [differences(points, reference, metric, margin) for metric in COMPARED]
+    lines += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for method, by_seed in sorted(points.items(), key=lambda item: -_mean(item[1], COMPARED[0])):
+        cells = [cell([values[metric] for values in by_seed.values()]) for metric in METRICS]
+        cells += [text for column in compared for text in column.get(method, ("", ""))]
+        lines.append(f"| {' | '.join([method, *cells])} |")
+    fixed: dict[str, list[dict]] = {}
+    for row in rows:
+        if not row["point"]:
+            fixed.setdefault(row["id"], []).append(row)
+    for name, same in fixed.items():
+        cells = [cell([row[metric] for row in same]) for metric in METRICS] + [""] * (len(header) - 1 - len(METRICS))
+        lines.append(f"| *{name}* | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _mean(by_seed: dict[int, dict[str, float]], metric: str) -> float:
+    known = [values[metric] for values in by_seed.values() if not math.isnan(values[metric])]
+    return sum(known) / len(known) if known else -math.inf
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--against", default="scale,rewind", help="reference methods, comma-separated")
+    parser.add_argument("--points", default=",".join(POINTS), help=f"of {', '.join(POINTS)}")
+    parser.add_argument("--margin", type=float, default=0.02, help="difference that does not matter")
+    parser.add_argument("--only", default="", help="methods to show; all by default. Holm counts these alone")
+    options = parser.parse_args()
+    rows = read(options.results)
+    only = [name for name in options.only.split(",") if name]
+    if only:
+        rows = [row for row in rows if not row["point"] or row["id"].rpartition("-")[0] in only]
+    print(f"Plan {rows[0]['plan']}, {len({row['seed'] for row in rows})} seeds.\n")
+    for point in options.points.split(","):
+        print("\n".join(table(rows, point, options.against.split(","), options.margin)))
+
+
+if __name__ == "__main__":
+    main()

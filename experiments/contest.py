@@ -15,6 +15,8 @@ from pathlib import Path
 
 from compare_frontiers import cell, differences, read
 
+from vitmem.figures import strength
+
 POINTS = ("0.4", "0.3", "0.2", "0.1", "best")
 METRICS = {
     "memorized_unseen_accuracy": "memorized",
@@ -87,12 +89,16 @@ def main() -> None:
     parser.add_argument("--points", default=",".join(POINTS), help=f"of {', '.join(POINTS)}")
     parser.add_argument("--margin", type=float, default=0.02, help="difference that does not matter")
     parser.add_argument("--only", default="", help="methods to show; all by default. Holm counts these alone")
+    parser.add_argument("--figure", type=Path, help="write STEM.png, .pdf and .csv: accuracies against strength")
+    parser.add_argument("--drawn", default="scale,rewind", help="methods of the figure")
     options = parser.parse_args()
     rows = read(options.results)
     only = [name for name in options.only.split(",") if name]
     if only:
         rows = [row for row in rows if not row["point"] or row["id"].rpartition("-")[0] in only]
     print(f"Plan {rows[0]['plan']}, {len({row['seed'] for row in rows})} seeds.\n")
+    if options.figure:
+        strength.draw(options.results.parent, options.drawn.split(","), options.figure.parent, options.figure.name)
     for point in options.points.split(","):
         print("\n".join(table(rows, point, options.against.split(","), options.margin)))
 

@@ -50,7 +50,7 @@ def test_models_and_edits_of_every_experiment_fit_each_other(path, planned):
     model = create(plan.run.model.timm_arguments(shape, classes), device="meta")
     for item in plan.edits:
         item.edit.check(model)
-    assert plan.edits
+    assert plan.edits or path.stem == "photographs_pretrained"  # which others start from
 
 
 def test_imagenet_is_trained_and_edited_as_published(planned):

@@ -16,6 +16,7 @@ def edits() -> dict[str, type[Edit]]:
     from vitmem.editing import distill, finetune, salun, subnet
     from vitmem.editing.auto import AutoEKFAC
     from vitmem.editing.dampening import SSD, Potion
+    from vitmem.editing.features import Features
     from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
     from vitmem.editing.polish import PolishedEKFAC
     from vitmem.editing.prune import Magnitude, Wanda
@@ -51,6 +52,7 @@ def edits() -> dict[str, type[Edit]]:
         "scrub": distill.SCRUB,
         "subnet": subnet.Subnet,
         # closed-form and weight-space methods
+        "features": Features,
         "magnitude": Magnitude,
         "midpoint": Midpoint,
         "potion": Potion,

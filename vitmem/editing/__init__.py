@@ -21,7 +21,7 @@ def edits() -> dict[str, type[Edit]]:
     from vitmem.editing.polish import PolishedEKFAC
     from vitmem.editing.prune import Magnitude, Wanda
     from vitmem.editing.sap import SAP
-    from vitmem.editing.shrink import Rewind, Scale
+    from vitmem.editing.shrink import NormsOff, Rewind, Scale
     from vitmem.editing.svd import SVD
     from vitmem.editing.task_vector import TaskVector
     from vitmem.editing.weight_space import Midpoint, WeightDistance, WeightDistortion
@@ -33,6 +33,7 @@ def edits() -> dict[str, type[Edit]]:
         "ekfac_polish": PolishedEKFAC,
         "svd": SVD,
         "scale": Scale,
+        "norms_off": NormsOff,
         "rewind": Rewind,
         "random_pairs": RandomPairs,
         "top_removed": TopRemoved,

@@ -1,5 +1,6 @@
 """Digits and a model that the tests of closed-form edits share."""
 
+import numpy as np
 import torch
 from cases import vit
 
@@ -21,3 +22,14 @@ def apply(edit, seed=0):
 
 def before(name):
     return MODEL.state_dict()[name]
+
+
+def inputs_of(name, examples):
+    """Return the inputs T I of a layer on images, at all positions, as float64 of NumPy."""
+    seen = []
+    handle = MODEL.get_submodule(name).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for batch in DATA.loader(examples, 64):
+            MODEL(batch.image)
+    handle.remove()
+    return np.concatenate([x.reshape(-1, x.shape[-1]).double().numpy() for x in seen])

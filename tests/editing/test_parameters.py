@@ -15,7 +15,10 @@ from vitmem.editing.task_vector import TaskVector
 from vitmem.editing.weight_space import Midpoint, WeightDistance, WeightDistortion
 from vitmem.models.layers import select_layers
 
-NEW = ("magnitude", "midpoint", "potion", "sap", "ssd", "task_vector", "wanda", "weight_dist_reg", "weight_distortion")
+NEW = (
+    "features", "magnitude", "midpoint", "norms_off", "potion", "probe_head", "sap", "ssd", "task_vector", "wanda",
+    "weight_dist_reg", "weight_distortion",
+)  # fmt: skip
 
 
 def test_what_is_not_finite_is_an_edit_that_diverged():
@@ -61,6 +64,7 @@ def test_search_spaces_hold_for_options_that_exist(name):
         (Potion, {"tries": 0}, "tries is 0"),
         (SAP, {"alpha": 0.5}, "alpha is 0.5; it must be at least 1"),
         (SAP, {"examples": 0}, "examples is 0"),
+        (SAP, {"exponent": 0.0}, "exponent is 0.0; it must be positive and finite"),
         (Magnitude, {"keep": 0.0}, "keep is 0.0"),
         (Wanda, {"forget": 2.0}, "forget is 2.0"),
         (TaskVector, {"scale": 0.0}, "scale is 0.0"),

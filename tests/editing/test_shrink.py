@@ -2,15 +2,19 @@
 
 import pytest
 import torch
+from cases import vit
 from edited import DATA, MODEL
+from torch import nn
 from torch.nn import functional as F
 
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.editing.contract import TRACKS
 from vitmem.editing.data import EditData
-from vitmem.editing.shrink import Rewind, Scale
+from vitmem.editing.shrink import NormsOff, Rewind, Scale
 from vitmem.models.build import with_weights
+from vitmem.models.layers import is_norm
 
+PARTS = ("weight", "bias")
 START = {name: value + 0.1 * (1 + value.abs()) for name, value in MODEL.state_dict().items()}
 
 
@@ -23,7 +27,9 @@ def changed(state):
     return {name for name, value in MODEL.state_dict().items() if not torch.equal(state[name], value)}
 
 
-@pytest.mark.parametrize("edit", [Scale(factor=1.0), Rewind(keep=1.0), Rewind(keep=1.0, layers="blocks.*")])
+@pytest.mark.parametrize(
+    "edit", [Scale(factor=1.0), Rewind(keep=1.0), Rewind(keep=1.0, layers="blocks.*"), NormsOff(keep=1.0)]
+)
 def test_strength_zero_changes_nothing(edit):
     assert not changed(apply(edit))
 
@@ -67,6 +73,50 @@ def test_rewinding_is_the_straight_line_to_the_start():
     assert changed(some) == {f"blocks.1.{layer}.weight" for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
 
 
+SHAKEN = vit(classes=10, dtype=torch.float32)  # scales are not 1 and shifts not 0, as they are before training
+
+
+def shaken(edit):
+    return edit.apply(SHAKEN, EditData(DATA, edit.sees), keyed_generator(0)).state_dict
+
+
+def test_norms_without_what_they_learned_are_plain_norms():
+    """The oracle's norms have no weights at all."""
+    image = next(iter(DATA.loader(DATA.validation_examples))).image[:8]
+    expected = with_weights(SHAKEN, dict(SHAKEN.state_dict()))
+    norms = [name for name, module in SHAKEN.named_modules() if isinstance(module, nn.LayerNorm)]
+    assert len(norms) == 5
+    for name in norms:
+        old = expected.get_submodule(name)
+        expected.set_submodule(name, nn.LayerNorm(old.normalized_shape, old.eps, elementwise_affine=False))
+    found = with_weights(SHAKEN, shaken(NormsOff()))
+    with torch.no_grad():
+        assert torch.allclose(found(image), expected(image), atol=1e-6)
+        assert not torch.allclose(found(image), SHAKEN(image), atol=1e-3)
+
+
+def test_a_share_of_chosen_norms_is_kept():
+    before, after = SHAKEN.state_dict(), shaken(NormsOff(keep=0.25, layers="blocks.1.*, norm"))
+    different = {name for name, value in before.items() if not torch.equal(after[name], value)}
+    assert different == {f"{name}.{part}" for name in ("blocks.1.norm1", "blocks.1.norm2", "norm") for part in PARTS}
+    for name in different:
+        neutral = 1.0 if name.endswith("weight") else 0.0
+        assert torch.allclose(after[name], neutral + 0.25 * (before[name] - neutral), atol=1e-6), name
+
+
+def test_norms_are_told_by_what_they_are():
+    from timm.layers import LayerNorm, LayerNorm2d, RmsNorm
+
+    for norm in (nn.LayerNorm(4), LayerNorm(4), LayerNorm2d(4), RmsNorm(4), nn.RMSNorm(4), nn.GroupNorm(2, 4)):
+        assert is_norm(norm), norm
+    for other in (nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 4), nn.Identity(), nn.Conv2d(4, 4, 2)):
+        assert not is_norm(other), other
+    model = nn.Sequential(nn.Linear(4, 4), RmsNorm(4))
+    nn.init.constant_(model[1].weight, 3.0)
+    found = NormsOff(keep=0.5).apply(model, EditData(DATA, frozenset()), keyed_generator(0)).state_dict
+    assert found["1.weight"].tolist() == [2.0] * 4
+
+
 def test_the_change_grows_with_the_strength():
     def distance(edit):
         state = apply(edit)
@@ -79,7 +129,7 @@ def test_the_change_grows_with_the_strength():
 
 
 def test_the_start_is_declared_and_has_a_track_of_its_own():
-    assert (Scale().track, Rewind().track) == (TRACKS[0], TRACKS[1])
+    assert [edit.track for edit in (Scale(), Rewind(), NormsOff())] == [TRACKS[0], TRACKS[1], TRACKS[0]]
     with pytest.raises(PermissionError, match="'initial'"):
         EditData(DATA, frozenset({"unlabeled"}), initial=lambda: START).initial(MODEL)
     with pytest.raises(ValueError, match="not known"):
@@ -96,6 +146,9 @@ def test_the_start_is_declared_and_has_a_track_of_its_own():
         (lambda: Scale(temperature=0.5), "temperature is 0.5"),
         (lambda: Scale(layers="blocks.*.mlp.*", part="query").check(MODEL), "no layer named qkv"),
         (lambda: Rewind(keep=-0.1), "keep is -0.1"),
+        (lambda: NormsOff(keep=1.5), "keep is 1.5"),
+        (lambda: NormsOff(layers="head").check(MODEL), r"'head' matches no norm with a scale; there are: .*norm"),
+        (lambda: NormsOff().check(torch.nn.Linear(2, 2)), "matches no norm with a scale; there are: none"),
         (lambda: Rewind(layers="nothing.*").check(MODEL), "matches no linear layer"),
     ],
 )

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.finetune import fine_tune
-from vitmem.attacks.logistic import choose_l2, fit_logistic, log_probabilities, standardised
 from vitmem.curvature.collect import uncompiled
 from vitmem.datamodules.batch import Examples, keyed_generator
 from vitmem.datamodules.module import MemorisationData
+from vitmem.evaluation.logistic import choose_l2, fit_logistic, log_probabilities, standardised
 from vitmem.evaluation.metrics import accuracy
 
 HEAD = "head"

@@ -16,11 +16,12 @@ def edits() -> dict[str, type[Edit]]:
     from vitmem.editing import distill, finetune, salun, subnet
     from vitmem.editing.auto import AutoEKFAC
     from vitmem.editing.dampening import SSD, Potion
+    from vitmem.editing.features import Features
     from vitmem.editing.kfac import EKFAC, KFAC, InputFilter, RandomPairs, TopRemoved
     from vitmem.editing.polish import PolishedEKFAC
     from vitmem.editing.prune import Magnitude, Wanda
     from vitmem.editing.sap import SAP
-    from vitmem.editing.shrink import Rewind, Scale
+    from vitmem.editing.shrink import NormsOff, Rewind, Scale
     from vitmem.editing.svd import SVD
     from vitmem.editing.task_vector import TaskVector
     from vitmem.editing.weight_space import Midpoint, WeightDistance, WeightDistortion
@@ -33,6 +34,7 @@ def edits() -> dict[str, type[Edit]]:
         "input_filter": InputFilter,
         "svd": SVD,
         "scale": Scale,
+        "norms_off": NormsOff,
         "rewind": Rewind,
         "random_pairs": RandomPairs,
         "top_removed": TopRemoved,
@@ -52,6 +54,7 @@ def edits() -> dict[str, type[Edit]]:
         "scrub": distill.SCRUB,
         "subnet": subnet.Subnet,
         # closed-form and weight-space methods
+        "features": Features,
         "magnitude": Magnitude,
         "midpoint": Midpoint,
         "potion": Potion,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vitmem.curvature.collect import observed, uncompiled
 from vitmem.curvature.layers import LinearMap
 from vitmem.datamodules.batch import Batch, InMemoryLoader
+from vitmem.distributed import all_sum
 from vitmem.editing.contract import EditDiverged, EditResult
 from vitmem.editing.kfac import relative_change
 from vitmem.models.layers import select_layers
@@ -62,6 +63,18 @@ def watch_inputs(
     with observed(model, layers, on_input, lambda name, gradient: None) as forward, torch.no_grad():
         for batch in batches:
             forward(batch.image.to(device))
+
+
+def input_moments(model: nn.Module, maps: Mapping[str, LinearMap], batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """Return by layer the sum I I of a a^T, in float64, over its inputs a at all positions of a pass; not centred.
+
+    Several processes add up what each saw: a share of drawn images, or all images each, which gives a multiple.
+    Arguments as ``watch_inputs``.
+    """
+    device = next(model.parameters()).device
+    moments = {n: torch.zeros(m.inputs, m.inputs, dtype=torch.float64, device=device) for n, m in maps.items()}
+    watch_inputs(model, maps, batches, lambda name, a_TI: moments[name].addmm_(a_TI.T, a_TI))
+    return {name: all_sum(moment_II) for name, moment_II in moments.items()}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Shrinking by one number: towards zero, or towards the weights that training started from.
+"""Shrinking by one number: towards zero, towards the weights that training started from, or norms towards none.
 
 Controls for every edit that shrinks by a rule: what does a dumb one get? Legend: I inputs, O outputs.
 """
@@ -15,7 +15,7 @@ from vitmem.curvature.layers import linear_maps
 from vitmem.editing.contract import Edit, EditResult
 from vitmem.editing.data import EditData
 from vitmem.editing.parameters import result
-from vitmem.models.layers import select_layers
+from vitmem.models.layers import select_layers, select_norms
 
 PARTS = ("query", "key", "value")
 
@@ -124,6 +124,43 @@ class Rewind(Edit):
             chosen = [f"{name}.weight" for name in select_layers(model, self.layers)]
         changed = {n: torch.lerp(initial[n], trained[n].detach(), self.keep) for n in chosen} if self.keep < 1 else {}
         return result(model, changed, start, sum(initial[name].numel() for name in chosen))
+
+
+@dataclass(frozen=True)
+class NormsOff(Edit):
+    """Take what norms have learned back: scales go to 1 + keep (w - 1), shifts to keep b; sees no data.
+
+    Norms go on normalising. Source: Layer Norm & Memorization (arXiv 2511.10566), which leaves the learned scales and
+    shifts out in training; here they are taken from a model that was trained with them.
+
+    Args:
+        layers: glob patterns over the names of norms, separated by commas.
+        keep: share of the way from scale 1 and shift 0 to the trained ones that is kept, in [0, 1]; 1 changes nothing.
+    """
+
+    main_option = "keep"
+    search: ClassVar[dict[str, tuple]] = {"keep": ("uniform", 0.0, 1.0)}
+
+    layers: str = "*"
+    keep: float = 0.0
+
+    def __post_init__(self):
+        _check_share("keep", self.keep)
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse patterns that match no norm."""
+        select_norms(model, self.layers)
+
+    def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
+        """Return the weights with other norms; all else stays."""
+        start = time.perf_counter()
+        model = uncompiled(model)
+        changed = {}
+        for name, norm in select_norms(model, self.layers).items():
+            trained = {part: value.detach() for part, value in norm.named_parameters(recurse=False)}
+            neutral = {part: torch.full_like(value, float(part == "weight")) for part, value in trained.items()}
+            changed |= {f"{name}.{part}": torch.lerp(neutral[part], trained[part], self.keep) for part in trained}
+        return result(model, changed if self.keep < 1 else {}, start, 0)
 
 
 def _check_share(option: str, value: float) -> None:

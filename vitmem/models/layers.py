@@ -1,4 +1,4 @@
-"""The choice of a model's linear layers by name.
+"""The choice of a model's linear layers, and of its norms, by name.
 
 Layer names are timm's module names, for example ``blocks.0.attn.qkv``, ``blocks.0.mlp.fc1``, ``head``.
 """
@@ -6,7 +6,7 @@ Layer names are timm's module names, for example ``blocks.0.attn.qkv``, ``blocks
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import nn
 
@@ -24,15 +24,26 @@ def select_layers(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, 
     Raises:
         ValueError: a pattern matches no linear layer.
     """
-    names = [name for name, module in model.named_modules() if is_linear(module)]
+    return _select(model, patterns, is_linear, "linear layer")
+
+
+def select_norms(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, nn.Module]:
+    """Return the norms that have a scale and whose names match, as ``select_layers`` does for linear layers."""
+    return _select(model, patterns, is_norm, "norm with a scale")
+
+
+def _select(
+    model: nn.Module, patterns: str | Iterable[str], wanted: Callable[[nn.Module], bool], kind: str
+) -> dict[str, nn.Module]:
+    names = [name for name, module in model.named_modules() if wanted(module)]
     chosen: set[str] = set()
     for pattern in split_patterns(patterns) if isinstance(patterns, str) else patterns:
         found = {n for p in expand_braces(pattern) for n in fnmatch.filter(names, p)}
         if not found:
-            raise ValueError(f"the pattern {pattern!r} matches no linear layer; there are: {summarise(names)}")
+            raise ValueError(f"the pattern {pattern!r} matches no {kind}; there are: {summarise(names) or 'none'}")
         chosen |= found
     if not chosen:
-        raise ValueError(f"no pattern was given for the layers to edit; there are: {summarise(names)}")
+        raise ValueError(f"no pattern was given for the layers to edit; there are: {summarise(names) or 'none'}")
     return {name: model.get_submodule(name) for name in names if name in chosen}
 
 
@@ -47,6 +58,12 @@ def is_linear(module: nn.Module) -> bool:
         plain = module.groups == 1 and set(module.dilation) == {1} and module.padding in ((0, 0), "valid")
         return plain and module.stride == module.kernel_size
     return isinstance(module, nn.Linear)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Tell whether a module is a norm with a scale: PyTorch's layer norm, or timm's norms, which go by their name."""
+    named = isinstance(module, nn.LayerNorm) or type(module).__name__.lower().removesuffix("2d").endswith("norm")
+    return named and isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.ndim == 1
 
 
 def expand_braces(pattern: str) -> list[str]:

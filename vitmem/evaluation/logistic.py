@@ -12,7 +12,15 @@ from torch.nn import functional as F
 L2_GRID = (1e-2, 1e-1, 1.0, 10.0)
 
 
-def fit_logistic(x_ND: Tensor, label_PN: Tensor, weight_PN: Tensor, l2: float, classes: int) -> Tensor:
+def fit_logistic(
+    x_ND: Tensor,
+    label_PN: Tensor,
+    weight_PN: Tensor,
+    l2: float,
+    classes: int,
+    steps: int = 100,
+    tolerance: float = 1e-4,
+) -> Tensor:
     """Return the coefficients P D+1 K that minimise each problem's objective; the last row is the intercept.
 
     The objective is the weighted mean cross-entropy + l2 / 2 * ||coefficients||^2, without the intercept. It is convex,
@@ -25,6 +33,8 @@ def fit_logistic(x_ND: Tensor, label_PN: Tensor, weight_PN: Tensor, l2: float, c
         weight_PN: weight of each example, not negative.
         l2: at least 0; scikit-learn's C is 1 / (l2 * sum of weights).
         classes: K.
+        steps: of L-BFGS, at most.
+        tolerance: of the largest entry of the gradient by the scaled coefficients.
     """
     weight_PN = weight_PN / weight_PN.sum(1, keepdim=True)
     _, size_R, basis_RD = torch.linalg.svd(x_ND, full_matrices=False)
@@ -34,7 +44,7 @@ def fit_logistic(x_ND: Tensor, label_PN: Tensor, weight_PN: Tensor, l2: float, c
     penalty_R1 = l2 / 2 * scale_R.square()[:, None]
     scaled = x_ND.new_zeros(len(label_PN), len(size_R) + 1, classes, requires_grad=True)
     optimiser = torch.optim.LBFGS(
-        [scaled], max_iter=100, history_size=10, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
+        [scaled], max_iter=steps, history_size=10, tolerance_grad=tolerance, line_search_fn="strong_wolfe"
     )
 
     def objective() -> Tensor:

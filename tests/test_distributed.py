@@ -27,8 +27,11 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.distributed import process_group, share
 from vitmem.editing.data import EditData
+from vitmem.editing.features import Features
 from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs
+from vitmem.editing.probe_head import ProbeHead
 from vitmem.editing.prune import Wanda
+from vitmem.editing.sap import SAP
 from vitmem.models.layers import select_layers
 
 BLOCKS = "blocks.* head"
@@ -48,6 +51,13 @@ EDITS = {
     "ekfac": EKFAC(**OPTIONS),
     "ekfac_one": EKFAC(**OPTIONS | {"examples": 1}),
     "random_pairs": RandomPairs(**OPTIONS),
+}
+BY_INPUTS = {
+    "features": Features(examples=11, batch_size=4),
+    "probe_head": ProbeHead(examples=11, batch_size=4),
+    "sap": SAP(examples=11, batch_size=4),
+    "sap_unlabeled": SAP(examples=11, batch_size=4, images="unlabeled"),
+    "wanda": Wanda(examples=11, batch_size=4),
 }
 
 
@@ -102,11 +112,11 @@ def edit_all(cache_folder, folder):
         torch.save(stored, folder / f"{name}.pt")
 
 
-def prune(folder):
-    """Store the weights of the digits model after the edit that looks at inputs."""
-    edit = Wanda(examples=11, batch_size=4)
-    state = edit.apply(vit(classes=10), EditData(DATA, edit.sees), keyed_generator(0)).state_dict
-    torch.save(state, folder / "wanda.pt")
+def edit_by_inputs(folder):
+    """Store the weights of the digits model after the edits that look at inputs."""
+    for name, edit in BY_INPUTS.items():
+        state = edit.apply(vit(classes=10), EditData(DATA, edit.sees), keyed_generator(0)).state_dict
+        torch.save(state, folder / f"{name}.pt")
 
 
 def work(folder):
@@ -114,7 +124,7 @@ def work(folder):
     own = folder / f"rank{share()[0]}"
     (own / "again").mkdir(parents=True)
     collect_all(own)
-    prune(own)
+    edit_by_inputs(own)
     edit_all(folder / "factors", own)
     edit_all(folder / "factors", own / "again")  # now from the files
 
@@ -179,7 +189,7 @@ def folders(tmp_path_factory):
     together, alone = tmp_path_factory.mktemp("together"), tmp_path_factory.mktemp("alone")
     launch([__file__, str(together)], together)
     collect_all(alone)
-    prune(alone)
+    edit_by_inputs(alone)
     edit_all(alone / "factors", alone)
     return together, alone
 
@@ -250,12 +260,15 @@ def test_edits_in_two_processes_equal_the_edit_in_one(folders, name):
             assert relative(values["weight"], expected[layer]["weight"]) < 1e-8
 
 
-def test_two_processes_prune_as_one(folders):
+@pytest.mark.parametrize("name", sorted(BY_INPUTS))
+def test_edits_by_inputs_in_two_processes_equal_the_edit_in_one(folders, name):
     together, alone = folders
-    expected = load(alone / "wanda.pt")
+    expected = load(alone / f"{name}.pt")
     for rank in range(2):
-        found = load(together / f"rank{rank}" / "wanda.pt")
-        assert all(torch.equal(found[name], value) for name, value in expected.items())
+        found = load(together / f"rank{rank}" / f"{name}.pt")
+        if name == "wanda":
+            assert all(torch.equal(found[key], value) for key, value in expected.items())
+        assert all(relative(found[key], value) < 1e-6 for key, value in expected.items() if value.any())
 
 
 @pytest.mark.parametrize("name", ["ekfac", "ekfac_one"])

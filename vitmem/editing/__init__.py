@@ -19,6 +19,7 @@ def edits() -> dict[str, type[Edit]]:
     from vitmem.editing.features import Features
     from vitmem.editing.kfac import EKFAC, KFAC, InputFilter, RandomPairs, TopRemoved
     from vitmem.editing.polish import PolishedEKFAC
+    from vitmem.editing.probe_head import ProbeHead
     from vitmem.editing.prune import Magnitude, Wanda
     from vitmem.editing.sap import SAP
     from vitmem.editing.shrink import NormsOff, Rewind, Scale
@@ -58,6 +59,7 @@ def edits() -> dict[str, type[Edit]]:
         "magnitude": Magnitude,
         "midpoint": Midpoint,
         "potion": Potion,
+        "probe_head": ProbeHead,
         "sap": SAP,
         "ssd": SSD,
         "task_vector": TaskVector,

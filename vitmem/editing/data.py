@@ -75,10 +75,17 @@ class EditData:
         self._allow("unlabeled", "given", "retain", "forget")
         return self._sample(self._data.train_examples, examples, batch_size, seed)
 
-    def given(self, examples: int, batch_size: int, seed: int = 0) -> "MaskedLoader":
-        """Return training images with their given labels; which are wrong stays hidden. Arguments as ``unlabeled``."""
+    def given(self, examples: int, batch_size: int, seed: int = 0, shared: bool = True) -> "MaskedLoader":
+        """Return training images with their given labels; which are wrong stays hidden.
+
+        Args:
+            examples: how many; all if there are fewer.
+            batch_size: images in a batch.
+            seed: of the draw.
+            shared: every process gets its share of them, not all.
+        """
         self._allow("given")
-        return self._sample(self._data.train_examples, examples, batch_size, seed, with_labels=True)
+        return self._sample(self._data.train_examples, examples, batch_size, seed, with_labels=True, shared=shared)
 
     def retain(self, batch_size: int, **options) -> InMemoryLoader:
         """Return the training examples whose labels were verified to be right: all clean ones."""

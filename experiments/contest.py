@@ -60,7 +60,8 @@ def table(rows: list[dict], point: str, against: list[str], margin: float) -> li
     compared = []
     for reference in references:
         header += [f"Δ ground truth to `{reference}`", "verdict", f"Δ validation to `{reference}`", "verdict"]
-        compared += [differences(points, reference, metric, margin) for metric in COMPARED]
+        found = [differences(points, reference, metric, margin) for metric in COMPARED]
+        compared += [{m: ("-", "") if "nan" in text else (text, word) for m, (text, word) in f.items()} for f in found]
     lines += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for method, by_seed in sorted(points.items(), key=lambda item: -_mean(item[1], COMPARED[0])):
         cells = [cell([values[metric] for values in by_seed.values()]) for metric in METRICS]

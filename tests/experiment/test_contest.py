@@ -1,6 +1,7 @@
 """The tables of matched strength: who is missing, and what the verdicts say."""
 
 import importlib
+import json
 import math
 from pathlib import Path
 
@@ -65,3 +66,25 @@ def test_it_prints_tables_of_a_results_file(contest, tmp_path, monkeypatch, caps
     assert "| rewind | 0.200 ± 0.000 | 0.750 ± 0.071 |" in printed
     assert "| *base* | 0.200 | 0.000 |" in printed
     assert "other" not in printed
+
+
+def test_the_contest_of_one_gpu_runs_at_toy_size(contest, tmp_path, monkeypatch, capsys):
+    script = importlib.import_module("gpu_contest")
+    monkeypatch.setitem(script.TOY, "train", {"epochs": 2, "batch_size": 400, "warmup_epochs": 0})
+    monkeypatch.setattr("sys.argv", ["gpu_contest.py", "--toy", "--out", str(tmp_path)])
+    assert script.main() == 0
+    folder = tmp_path / "gpu_contest"
+    facts = json.loads((folder / "facts.json").read_text())
+    assert (facts["device"], facts["epochs"]) == ("cpu", 2)
+    assert 0 < facts["model_flops_utilisation"] < 1
+    assert "### At memorized 0.2" in (folder / "contest.md").read_text()
+    assert "| graded_of_update |" in capsys.readouterr().out
+
+
+def test_training_is_cut_to_what_fits(contest, monkeypatch):
+    script = importlib.import_module("gpu_contest")
+    plan = type("Plan", (), {"hours": 2.0})  # of 60 epochs: two minutes each
+    monkeypatch.setattr(script.cost, "plan", lambda *_: plan)
+    assert script.planned(script.TOY, minutes=30)[0]["train"]["epochs"] == 9  # of 18 minutes
+    assert script.planned(script.TOY, minutes=1000)[0]["train"]["epochs"] == 60
+    assert script.planned(script.TOY, minutes=0.1)[0]["train"]["epochs"] == 1

@@ -1,11 +1,16 @@
 """Compare families of edits at matched memorised accuracy, paired over seeds, from a results table.
 
     python experiments/compare_frontiers.py runs/digits_frontier/results.csv [--at 0.2] [--against published,scale]
+    python experiments/compare_frontiers.py --examples runs/digits_frontier/seed0 full-rho0.8 published-rho0.8
 
-Prints Markdown: each family where its frontier crosses the memorised accuracy (mean and sd over seeds), and for each
-reference family the difference (mean and 95 % t interval, paired over seeds) with a verdict: better or worse where
-Holm's correction over all families rejects equality at 0.05, equal where the interval lies within the margin, else
-undecided. Last, the regret of the label-free choice, if there is one.
+The second command compares two edits of one run on the same wrongly labelled images: the difference with a 95 %
+interval (Wald's, of paired proportions: Agresti 2013, section 11.1) and McNemar's exact test.
+
+The first prints Markdown: each family where its frontier crosses the memorised accuracy (mean and sd over seeds), and
+for each reference family the difference (mean and 95 % t interval, paired over seeds) with a verdict: better or worse
+where Holm's correction over all families rejects equality at 0.05, equal where the interval lies within the margin,
+else undecided; the difference in ground truth that so many seeds detect with power 0.8 stands beside it. Last, the
+regret of the label-free choice, if there is one; a choice below the bound that the best one keeps is marked.
 """
 
 import argparse
@@ -14,7 +19,8 @@ import math
 import statistics
 from pathlib import Path
 
-from vitmem.evaluation.frontier import Difference, at_memorized, best_ground_truth, holm, paired_difference
+from vitmem.evaluation.frontier import Difference, at_memorized, best_ground_truth, holm, mcnemar, paired_difference
+from vitmem.evaluation.predict import TRAIN, ExampleTable
 from vitmem.figures.tables import TEXT, families
 
 METRICS = ("ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
@@ -68,18 +74,17 @@ def matched_table(groups: dict, against: list[str], at: float, margin: float) ->
         lines.append(f"| {family} | " + " | ".join(cells) + " |")
     for reference in against:
         lines += ["", f"Differences to `{reference}`, paired over seeds, 95 % t intervals, Holm over the families:", ""]
-        lines += ["| edit | Δ ground truth | verdict | Δ validation | verdict |", "|---|---|---|---|---|"]
+        lines += ["| edit | Δ ground truth | verdict | detectable | Δ validation | verdict |", "|---" * 6 + "|"]
         columns = [differences(points, reference, metric, margin) for metric in (METRICS[0], METRICS[2])]
         for family in points:
             if family != reference:
-                lines.append(
-                    f"| {family} | " + " | ".join(text for column in columns for text in column[family]) + " |"
-                )
+                (gap, word, power), (other_gap, other_word, _) = (column[family] for column in columns)
+                lines.append(f"| {family} | {gap} | {word} | {power} | {other_gap} | {other_word} |")
     return lines
 
 
-def differences(points: dict, reference: str, metric: str, margin: float) -> dict[str, tuple[str, str]]:
-    """Return each family's difference to the reference in words, and the verdict."""
+def differences(points: dict, reference: str, metric: str, margin: float) -> dict[str, tuple[str, str, str]]:
+    """Return each family's difference to the reference in words, the verdict, and what the test detects."""
 
     def values(family: str) -> dict[int, float]:
         return {seed: point[metric] for seed, point in points[family].items()}
@@ -89,14 +94,16 @@ def differences(points: dict, reference: str, metric: str, margin: float) -> dic
     found = {}
     for family, gap in gaps.items():
         interval = f" [{gap.low:+.3f}, {gap.high:+.3f}]" if gap.n > 1 else f" (n={gap.n})"
-        found[family] = (f"{gap.mean:+.3f}{interval}", verdict(gap, adjusted[family], margin))
+        power = "-" if math.isnan(gap.detectable) else f"{gap.detectable:.3f}"
+        text = f"{gap.mean:+.3f}{interval}" if gap.n else "-"
+        found[family] = (text, verdict(gap, adjusted[family], margin), power)
     return found
 
 
 def verdict(gap: Difference, p: float, margin: float) -> str:
     """Return better, worse, equal (within the margin) or undecided, with Holm's p."""
     if gap.n < 2:
-        return "undecided"
+        return "undecided" if gap.n else ""
     if p < 0.05:
         word = "better" if gap.mean > 0 else "worse"
         word += " (within the margin)" if -margin < gap.low and gap.high < margin else ""
@@ -115,7 +122,7 @@ def regret_table(rows: list[dict], groups: dict, choice: str, pool_families: lis
         "| best: edit, ground truth / validation | regret in ground truth |",
         "|---|---|---|---|---|",
     ]
-    regrets = []
+    regrets, kept = [], []
     for row in rows:
         if row["id"] != choice:
             continue
@@ -127,24 +134,49 @@ def regret_table(rows: list[dict], groups: dict, choice: str, pool_families: lis
             lines.append(f"| {seed} | {base['validation_accuracy']:.3f} | none within the drop | - | - |")
             continue
         regrets.append(best["ground_truth_accuracy"] - row["ground_truth_accuracy"])
+        within = row["validation_accuracy"] >= base["validation_accuracy"] - drop - 1e-12
+        kept += regrets[-1:] if within else []
         lines.append(
             f"| {seed} | {base['validation_accuracy']:.3f} | {row['memorized_accuracy']:.3f} / "
-            f"{row['ground_truth_accuracy']:.3f} / {row['validation_accuracy']:.3f} | {best['id']}, "
+            f"{row['ground_truth_accuracy']:.3f} / {row['validation_accuracy']:.3f}"
+            f"{'' if within else ' (below the bound)'} | {best['id']}, "
             f"{best['ground_truth_accuracy']:.3f} / {best['validation_accuracy']:.3f} | {regrets[-1]:+.3f} |"
         )
-    return [*lines, "", f"Mean regret: {cell(regrets)}"] if regrets else []
+    if not regrets:
+        return []
+    below = len(regrets) - len(kept)
+    more = f"; without {below} below the bound: {cell(kept)}" if below else ""
+    return [*lines, "", f"Mean regret: {cell(regrets)}{more}"]
+
+
+def by_example(run: Path, first: str, second: str) -> list[str]:
+    """Return the comparison of two measured edits of a run on the same wrongly labelled training images."""
+    tables = [ExampleTable.load(run / "evals" / edit_id / "examples.npz") for edit_id in (first, second)]
+    noisy = (tables[0].split == TRAIN) & tables[0].is_noisy
+    n, lines = int(noisy.sum()), [f"{first} less {second}, {int(noisy.sum())} wrongly labelled images:"]
+    for name, column in (("ground truth", "true"), ("memorized", "given")):
+        one, other = ((table.prediction == getattr(table, column))[noisy] for table in tables)
+        gap = float(one.mean() - other.mean())
+        half = 1.96 * math.sqrt(max(0.0, float((one != other).mean()) - gap**2) / n)
+        lines.append(f"{name}: {gap:+.3f} [{gap - half:+.3f}, {gap + half:+.3f}], McNemar p {mcnemar(one, other):.2g}")
+    return lines
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="?")
+    parser.add_argument("--examples", nargs=3, metavar=("RUN", "EDIT", "EDIT"), help="compare two edits of one run")
     parser.add_argument("--at", type=float, default=0.2)
     parser.add_argument("--against", default="published", help="reference families, comma-separated")
     parser.add_argument("--margin", type=float, default=0.02, help="difference that does not matter")
     parser.add_argument("--choice", default="ekfac_auto")
     parser.add_argument("--pool", default="full,full_g0.7,full_g1", help="families that the choice is made from")
     options = parser.parse_args()
+    if options.examples:
+        print("\n".join(by_example(Path(options.examples[0]), *options.examples[1:])))
+    if options.results is None:
+        return
     rows = read(options.results)
     groups = by_family(rows)
     base = [row["validation_accuracy"] for row in rows if row["id"] == "base"]

@@ -97,26 +97,29 @@ def test_the_most_that_an_attack_brings_back_and_destroyed_models_do_not_count()
     assert (found["value"], found["reason"]) == (pytest.approx(0.2), "arm retain step 1")
 
 
-def test_an_edit_that_was_told_of_a_part_is_judged_by_that_part():
-    values = {"base": (1.0, 1.0, 1.0), "retrain": (0.0, 0.1, 0.0), "edit": (0.5, 0.1, 0.9)}
+def test_every_edit_is_judged_by_the_labels_that_none_knew():
+    values = {"base": (1.0, 1.0, 1.0), "retrain": (0.0, 0.0, 0.1), "edit": (0.5, 0.9, 0.1)}
     names = ("memorized_accuracy", "memorized_known_accuracy", "memorized_unseen_accuracy")
     told = {"track": "known noisy examples", "memorized_unseen_accuracy_n": 50}
     rows = [row | dict(zip(names, values[row["id"]], strict=True)) | told for row in RESULTS]
     rows = [row if row["id"] == "edit" else row | {"track": ""} for row in rows]
     attacked = {"base": (1.0, 1.0), "retrain": (0.0, 0.1), "edit": (0.5, 0.46)}
     quantized = [
-        result(name, "quantize", ["bits"], [{"bits": 4, **dict(zip(names, pair, strict=False))}])
+        result(name, "quantize", ["bits"], [{"bits": 4, **dict(zip(names[::2], pair, strict=True))}])
         for name, pair in attacked.items()
     ]
-    assert pick(with_recovery(quantized), "edit", "excess_known")[0]["value"] == pytest.approx(0.36)
+    assert pick(with_recovery(quantized), "edit", "excess_unseen")[0]["value"] == pytest.approx(0.36)
     found = cards_of(quantized, rows)
     assert found["edit", "verbatim"]["value"] == pytest.approx(0.5)  # of all, as for every other edit
     assert found["edit", "back_quantize"]["value"] == pytest.approx(0.4)  # from 0.1 to 0.46 of 0.9
+    assert found["edit", "left"]["value"] == 0  # 0.1, as retrain has it
     assert "quantize (bits 4) brings back 0.40" in found["edit", "durable"]["reason"]
-    assert found["edit", "durable"]["reason"].endswith("of the wrong labels that it knew")
-    free = cards_of(quantized, [row | {"track": "label-free"} for row in rows])
-    assert free["edit", "back_quantize"]["value"] == 0
-    assert "not removed: 0.50" in free["edit", "durable"]["reason"]
+    assert found["edit", "durable"]["reason"].endswith("of the wrong labels that no edit knew")
+    assert cards_of(quantized, [row | {"track": "label-free"} for row in rows]) == found  # one population for all
+    older = [  # attacks made when all wrong labels were known
+        result(name, "quantize", ["bits"], [{"bits": 4, names[0]: pair[0]}]) for name, pair in attacked.items()
+    ]
+    assert "not removed: 0.50" in cards_of(older, rows)["edit", "durable"]["reason"]
 
 
 def test_an_attack_that_was_made_twice_counts_twice():
@@ -144,20 +147,38 @@ def test_verdicts():
     none = {attack: Value(0.0) for attack in ATTACKS}
     some = none | {"quantize": Value(0.3, "bits 4")}
     unknown = none | {"views": Value(NAN, "not measured")}
-    assert verdict([0.1, 0.2], [none, none]).value == 1
-    failed = verdict([0.1, 0.2], [none, some])
+    assert verdict([0.1], [none]).value == 1
+    assert "of one seed, without interval" in verdict([0.1], [none]).reason
+    failed = verdict([0.1], [some])
     assert failed.value == 0
     assert "quantize (bits 4) brings back 0.30" in failed.reason
     assert verdict([0.1], [some], Durability(back=0.4)).value == 1
-    assert "not removed" in verdict([0.1, 0.3], [none, none]).reason
+    assert "not removed: 0.30" in verdict([0.3], [none]).reason
     assert math.isnan(verdict([0.1], [unknown]).value)
     assert "views not measured" in verdict([0.1], [unknown]).reason
     assert verdict([0.1], [unknown | {"relearn": Value(0.5)}]).value == 0  # one failure is enough
     assert math.isnan(verdict([NAN], [none]).value)
 
 
+def test_verdicts_wait_for_intervals():
+    """Of three seeds: mean +- 4.303 sd / sqrt 3."""
+
+    def seeds(*quantized):
+        return [{attack: Value(0.0) for attack in ATTACKS} | {"quantize": Value(v, "bits 4")} for v in quantized]
+
+    assert verdict([0.1, 0.11, 0.12], seeds(0.01, 0.02, 0.03)).value == 1
+    wide = verdict([0.1, 0.11, 0.12], seeds(0.0, 0.05, 0.1))
+    assert math.isnan(wide.value)
+    assert "too few seeds to tell (quantize 0.05 [-0.07, 0.17])" in wide.reason
+    assert verdict([0.1, 0.11, 0.12], seeds(0.2, 0.21, 0.22)).value == 0
+    assert "brings back 0.21 [0.19, 0.23]" in verdict([0.1, 0.11, 0.12], seeds(0.2, 0.21, 0.22)).reason
+    left = verdict([0.1, 0.2, 0.3], seeds(0.0, 0.0, 0.0))
+    assert math.isnan(left.value)
+    assert "left 0.20 [-0.05, 0.45]" in left.reason
+
+
 def test_the_table_of_a_terminal():
     lines = terminal_table(scorecards(RESULTS, with_recovery(RELEARNT))).splitlines()
-    assert lines[0].split() == [*CRITERIA, *(f"+{attack}" for attack in ATTACKS)]
-    assert lines[4].split() == ["edit", "0.800", "-", "-", "0.900", "-", "-", "0.250", "-", "-", "-"]
+    assert lines[0].split() == [*CRITERIA, "left", *(f"+{attack}" for attack in ATTACKS)]
+    assert lines[4].split() == ["edit", "0.800", "-", "-", "0.900", "-", "-", "0.200", "0.250", "-", "-", "-"]
     assert lines[-1].startswith("edit: not durable: relearn (arm retain step 10) brings back 0.25")

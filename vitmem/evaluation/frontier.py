@@ -46,6 +46,7 @@ class Difference:
         high: upper end.
         n: number of pairs.
         p: of the two-sided paired t test that the mean is 0; NaN for fewer than two pairs.
+        detectable: true difference that this test finds with power 0.8; NaN for fewer than two pairs.
     """
 
     mean: float
@@ -53,6 +54,57 @@ class Difference:
     high: float
     n: int
     p: float = math.nan
+    detectable: float = math.nan
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % t interval of a mean; the value itself, twice, if there is only one."""
+    if len(values) < 2:
+        return values[0], values[0]
+    from scipy import stats
+
+    mean = statistics.fmean(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def detectable(gaps: Sequence[float], power: float = 0.8) -> float:
+    """Return the true mean difference that a two-sided paired t test at 0.05 finds with a given power.
+
+    Args:
+        gaps: observed differences, whose standard deviation is taken for the true one; fewer than two give NaN.
+        power: probability to reject.
+
+    Source: Cohen 1988, chapter 2: T = (Z + shift) / S, averaged over 2,000 quantiles of the chi distribution of S.
+    """
+    n = len(gaps)
+    if n < 2:
+        return math.nan
+    import numpy as np
+    from scipy import optimize, stats
+
+    bound = stats.t.ppf(0.975, n - 1)
+    s = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, n - 1) / (n - 1)) * bound
+
+    def missed(shift: float) -> float:
+        return power - float(np.mean(stats.norm.cdf(shift - s) + stats.norm.cdf(-shift - s)))
+
+    return float(optimize.brentq(missed, 0.0, 10 * bound)) * statistics.stdev(gaps) / math.sqrt(n)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Return the p value of McNemar's exact test that two models are right equally often on the same examples.
+
+    Args:
+        first: whether the one model is right, by example.
+        second: likewise, of the other.
+    """
+    from scipy import stats
+
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    differ = only_first + only_second
+    return float(stats.binomtest(only_first, differ).pvalue) if differ else 1.0
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
@@ -71,9 +123,8 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     from scipy import stats
 
     error = statistics.stdev(gaps) / math.sqrt(n)
-    half = stats.t.ppf(0.975, n - 1) * error
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-    return Difference(mean, mean - half, mean + half, n, p)
+    return Difference(mean, *t_interval(gaps), n, p, detectable(gaps))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

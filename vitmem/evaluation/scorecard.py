@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitmem.evaluation.recovery import BASE, KNOWN_MEMORY, MEMORY, RETRAIN, Value, number, recovery
+from vitmem.evaluation.frontier import t_interval
+from vitmem.evaluation.recovery import BASE, KINDS, MEMORY, RETRAIN, UNSEEN_MEMORY, Value, number, recovery
 from vitmem.evaluation.tables import usable
 
 CRITERIA = {
@@ -22,6 +23,7 @@ CRITERIA = {
     "scale": "lowest `verbatim` over noise rates",
     "sustained": "the same, after the edit was repeated (attack `sequential`); 0 if it diverged",
 }
+LEFT = "left"  # share of the memory that the edit itself left, of the population of the verdict
 ATTACKS = ("relearn", "quantize", "views", "compress")
 VALIDATION, HELD_OUT = "validation_accuracy", "validation_held_out_accuracy"
 COLUMNS = ("experiment", "seed", "id", "criterion", "value", "reason")
@@ -54,8 +56,9 @@ def scorecards(
 ) -> list[dict]:
     """Return, for each model that was attacked, its criteria by seed, what attacks brought back, and a verdict.
 
-    Criteria are about all wrong labels. Of an edit that was told of a part of them, what attacks brought back and the
-    verdict are about that part: what it did not know it need not remove.
+    Criteria are about all wrong labels. What the edit left, what attacks brought back and the verdict are, for every
+    edit, about the wrong labels that none knew, so that edits that were told of a part can be compared with those that
+    were not; about all of them where that was not measured.
 
     Args:
         rows: of the results table.
@@ -64,24 +67,30 @@ def scorecards(
         rule: of the verdict.
 
     Returns:
-        Rows of ``COLUMNS``. The verdict (criterion ``durable``) has no seed: 1, 0, or NaN where it is open.
+        Rows of ``COLUMNS``. The verdict (criterion ``durable``) has no seed: 1, 0, or NaN where it is open. ``left``
+        and ``back_<attack>`` are the numbers that it uses.
     """
     attacked = {(row["seed"], row["id"]) for row in attacks}
     cards: list[dict] = []
     for name in dict.fromkeys(row["id"] for row in rows):
         own = [row for row in rows if row["id"] == name and (row["seed"], name) in attacked]
-        left, back = [], []
+        left, back, unseen = [], [], []
         for row in own:
             seed = row["seed"]
             base, retrain = (_row(rows, seed, reference) for reference in (BASE, RETRAIN))
             theirs = [a for a in attacks if (a["seed"], a["id"]) == (seed, name)]
             found = criteria(row, base, retrain, theirs, others)
-            lasting = {attack: brought_back(attack, theirs, row, base, retrain, rule.drop) for attack in ATTACKS}
+            memory = population((row, base, retrain), theirs)
+            lasting = {
+                attack: brought_back(attack, theirs, row, base, retrain, rule.drop, memory) for attack in ATTACKS
+            }
             identity = {"experiment": row["experiment"], "seed": seed, "id": name}
-            named = {**found, **{f"back_{attack}": value for attack, value in lasting.items()}}
+            kept = _memory(row, base, retrain, memory)
+            named = {**found, LEFT: kept, **{f"back_{attack}": value for attack, value in lasting.items()}}
             cards += [{**identity, "criterion": key, **value._asdict()} for key, value in named.items()]
-            left.append(_memory(row, base, retrain, _removable(row)).value)
+            left.append(kept.value)
             back.append(lasting)
+            unseen.append(memory == UNSEEN_MEMORY)
         if own:
             final = verdict(left, back, rule)
             every = [row for row in rows if row["id"] == name]
@@ -89,8 +98,8 @@ def scorecards(
                 final = Value(0.0, f"not durable: diverged or at chance in seed(s) {', '.join(map(str, broken))}")
             elif len(own) < len(every):
                 final = Value(math.nan, f"open: attacked in {len(own)} of {len(every)} seeds")
-            if _removable(own[0]) == KNOWN_MEMORY:
-                final = final._replace(reason=f"{final.reason}; of the wrong labels that it knew")
+            if all(unseen):
+                final = final._replace(reason=f"{final.reason}; of the wrong labels that no edit knew")
             identity = {"experiment": own[0]["experiment"], "seed": "", "id": name}
             cards.append({**identity, "criterion": "durable", **final._asdict()})
     return cards
@@ -147,6 +156,7 @@ def brought_back(
     base: Mapping | None,
     retrain: Mapping | None,
     drop: float,
+    memory: str = MEMORY,
 ) -> Value:
     """Return the most memory that a setting of an attack brought back, and which setting did.
 
@@ -160,9 +170,9 @@ def brought_back(
         base: the unedited model's.
         retrain: the retrained model's.
         drop: see ``Durability``.
+        memory: the metric, which says of which labels.
     """
-    memory = _removable(row)
-    excess = "excess" if memory == MEMORY else "excess_known"
+    excess = f"excess{KINDS[memory]}"
     settings: dict[tuple, dict[str, float]] = {}
     for a in attacks:
         if a["name"] == attack and a["metric"] in (excess, VALIDATION):
@@ -186,41 +196,63 @@ def brought_back(
 
 
 def verdict(left: Sequence[float], back: Sequence[Mapping[str, Value]], rule: Durability = RULE) -> Value:
-    """Return 1 if the removal lasts in every seed, 0 if it does not, NaN if that is open; and why.
+    """Return 1 if the removal lasts, 0 if it does not, NaN if that is open; and why.
+
+    Thresholds are compared with the 95 % t intervals over seeds of the memory left and of the most that each attack
+    brought back: it lasts if all lie below, it does not if one lies above. One seed has no interval, and says so.
 
     Args:
         left: share of the memory that the edit left, by seed.
         back: what each attack brought back, by seed.
         rule: the thresholds.
     """
-    stated = f"at most {rule.left:g} left and {rule.back:g} brought back in each of {len(left)} seed(s)"
+    number = len(left)
+    stated = f"at most {rule.left:g} left and {rule.back:g} brought back, "
+    stated += f"95 % t intervals over {number} seeds" if number > 1 else "of one seed, without interval"
     if any(math.isnan(value) for value in left):
         return Value(math.nan, "open: the memory left is not known without base and retrain")
-    if max(left) > rule.left:
-        return Value(0.0, f"not removed: {max(left):.2f} of the memory is left; {stated}")
-    worst = {
-        attack: max((seed[attack] for seed in back), key=lambda v: -math.inf if math.isnan(v.value) else v.value)
-        for attack in back[0]
+    low, high = t_interval(left)
+    if low > rule.left:
+        return Value(0.0, f"not removed: {_spread(left)} of the memory is left; {stated}")
+    measured = {
+        attack: [seed[attack].value for seed in back if not math.isnan(seed[attack].value)] for attack in back[0]
     }
-    failed = {attack: value for attack, value in worst.items() if value.value > rule.back}
+    found = {attack: t_interval(values) for attack, values in measured.items() if values}
+    failed = {attack: ends for attack, ends in found.items() if ends[0] > rule.back}
     if failed:
-        attack = max(failed, key=lambda name: failed[name].value)
-        return Value(
-            0.0, f"not durable: {attack} ({failed[attack].reason}) brings back {failed[attack].value:.2f}; {stated}"
-        )
-    unknown = [attack for attack in worst if any(math.isnan(seed[attack].value) for seed in back)]
+        attack = max(failed, key=lambda name: statistics.fmean(measured[name]))
+        worst = max((seed[attack] for seed in back), key=lambda v: -math.inf if math.isnan(v.value) else v.value)
+        return Value(0.0, f"not durable: {attack} ({worst.reason}) brings back {_spread(measured[attack])}; {stated}")
+    unknown = [attack for attack, values in measured.items() if len(values) < number]
     if unknown:
         return Value(math.nan, f"open: {', '.join(unknown)} not measured; {stated}")
+    wide = [f"left {_spread(left)}"] if high > rule.left else []
+    wide += [f"{a} {_spread(measured[a])}" for a, ends in found.items() if ends[1] > rule.back]
+    if wide:
+        return Value(math.nan, f"open: too few seeds to tell ({', '.join(wide)}); {stated}")
     return Value(1.0, f"durable: {stated}")
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Return mean and interval in words."""
+    low, high = t_interval(values)
+    return f"{statistics.fmean(values):.2f}" + (f" [{low:.2f}, {high:.2f}]" if len(values) > 1 else "")
 
 
 def _row(rows: Sequence[Mapping], seed: object, name: str) -> Mapping | None:
     return next((row for row in rows if (row["seed"], row["id"]) == (seed, name)), None)
 
 
-def _removable(row: Mapping) -> str:
-    """Return the metric of the memory that an edit could know of: a part of it, or all."""
-    return KNOWN_MEMORY if "known" in row.get("track", "") and row.get("memorized_unseen_accuracy_n") else MEMORY
+def population(rows: Sequence[Mapping | None], attacks: Sequence[Mapping]) -> str:
+    """Return the metric of the memory of the labels that no edit knew, where models and attacks have it; else of all.
+
+    Args:
+        rows: of the results table.
+        attacks: rows of attacks.
+    """
+    measured = all(row is None or number(row.get(UNSEEN_MEMORY)) >= 0 for row in rows)
+    names = {a["metric"] for a in attacks if a["name"] in ATTACKS}
+    return UNSEEN_MEMORY if measured and ("excess_unseen" in names or "excess" not in names) else MEMORY
 
 
 def _memory(row: Mapping | None, base: Mapping | None, retrain: Mapping | None, metric: str = MEMORY) -> Value:
@@ -270,15 +302,15 @@ def to_csv(cards: Sequence[Mapping]) -> str:
 def terminal_table(cards: Sequence[Mapping]) -> str:
     """Return scorecards as text: means over seeds, then what attacks brought back at most, and the verdicts."""
     names = list(dict.fromkeys(card["id"] for card in cards))
-    header = ["", *CRITERIA, *(f"+{attack}" for attack in ATTACKS)]
-    body = [
-        [name, *(_cell(cards, name, key) for key in (*CRITERIA, *(f"back_{a}" for a in ATTACKS)))] for name in names
-    ]
+    header = ["", *CRITERIA, LEFT, *(f"+{attack}" for attack in ATTACKS)]
+    shown = (*CRITERIA, LEFT, *(f"back_{a}" for a in ATTACKS))
+    body = [[name, *(_cell(cards, name, key) for key in shown)] for name in names]
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *body]]
     lines.insert(1, "-" * len(lines[0]))
     lines.append(
-        "1 is best; + is the most memory that an attack brought back (share of base's, 0 is best); - not measured"
+        "1 is best; left: share of base's memory that the edit left, +: the most that an attack brought back; "
+        "- not measured"
     )
     verdicts = {card["id"]: card["reason"] for card in cards if card["criterion"] == "durable"}
     lines += [f"{name}: {reason}" for name, reason in verdicts.items() if name not in (BASE, RETRAIN, "clean")]

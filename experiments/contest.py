@@ -7,7 +7,8 @@ saw, clean training images, the half of validation that no trial saw, and the di
 to each reference method: mean, 95 % t interval paired over seeds, the verdict, with Holm's correction over all methods
 of the table, and the true difference that so many seeds detect with power 0.8. A method that came no nearer than 0.05
 to a memorised accuracy on the tuning half has not reached it in that seed. Of what was not tuned (the pretrained model,
-references) the row stands in every table.
+references) the row stands in every table. With ``--interpolate`` each method is read where its frontier over the
+reported examples crosses the memorised accuracy, which takes out what the two halves of the wrong labels differ by.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from compare_frontiers import cell, differences, read
 
+from vitmem.evaluation.frontier import at_memorized
 from vitmem.figures import strength
 
 POINTS = ("0.4", "0.3", "0.2", "0.1", "best")
@@ -51,9 +53,34 @@ def at_point(rows: list[dict], point: str) -> dict[str, dict[int, dict[str, floa
     return found
 
 
-def table(rows: list[dict], point: str, against: list[str], margin: float) -> list[str]:
+def interpolated(rows: list[dict], point: str) -> dict[str, dict[int, dict[str, float]]]:
+    """Return the measurements of each method where its reported frontier crosses a memorised accuracy, by seed.
+
+    The frontier joins the five strengths that trials chose, measured on the examples that no trial saw: what the halves
+    differ by is taken out, and nothing but the choice of five strengths comes from the tuning half.
+
+    Args:
+        rows: of ``results.csv``.
+        point: a memorised accuracy.
+    """
+    frontiers: dict[str, dict[int, list[dict]]] = {}
+    for row in rows:
+        if row["point"]:
+            own = {**row, "memorized_accuracy": row["memorized_unseen_accuracy"]}
+            method = row["id"].removesuffix(f"-{row['point']}")
+            frontiers.setdefault(method, {}).setdefault(int(row["seed"]), []).append(own)
+    return {
+        method: {
+            seed: at_memorized(sorted(own, key=lambda row: -row["value"]), float(point), tuple(METRICS))
+            for seed, own in by_seed.items()
+        }
+        for method, by_seed in frontiers.items()
+    }
+
+
+def table(rows: list[dict], point: str, against: list[str], margin: float, read_at=at_point) -> list[str]:
     """Return the Markdown table of an operating point, the best ground truth first."""
-    points = at_point(rows, point)
+    points = read_at(rows, point)
     title = f"memorized {point}" if point != "best" else "best ground truth with validation at most 0.01 below base"
     lines = [f"### At {title}", ""]
     references = [reference for reference in against if reference in points]
@@ -91,6 +118,9 @@ def main() -> None:
     parser.add_argument("--points", default=",".join(POINTS), help=f"of {', '.join(POINTS)}")
     parser.add_argument("--margin", type=float, default=0.02, help="difference that does not matter")
     parser.add_argument("--only", default="", help="methods to show; all by default. Holm counts these alone")
+    parser.add_argument(
+        "--interpolate", action="store_true", help="read each memorised accuracy off the reported points"
+    )
     parser.add_argument("--figure", type=Path, help="write STEM.png, .pdf and .csv: accuracies against strength")
     parser.add_argument("--drawn", default="scale,rewind", help="methods of the figure")
     options = parser.parse_args()
@@ -102,7 +132,8 @@ def main() -> None:
     if options.figure:
         strength.draw(options.results.parent, options.drawn.split(","), options.figure.parent, options.figure.name)
     for point in options.points.split(","):
-        print("\n".join(table(rows, point, options.against.split(","), options.margin)))
+        read_at = interpolated if options.interpolate and point != "best" else at_point
+        print("\n".join(table(rows, point, options.against.split(","), options.margin, read_at)))
 
 
 if __name__ == "__main__":

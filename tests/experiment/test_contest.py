@@ -40,6 +40,15 @@ def test_what_was_not_reached_is_missing(contest):
     assert math.isnan(best[1]["ground_truth_unseen_accuracy"])
 
 
+def test_frontiers_of_the_reported_half_are_read_by_interpolation(contest):
+    table = [row("a", 0, 0.2, "0.4", 0.4, memorized_unseen_accuracy=0.3, value=0.9)]
+    table += [row("a", 0, 0.6, "0.2", 0.2, memorized_unseen_accuracy=0.1, value=0.5)]
+    table += [row("b", 0, 0.2, "0.4", 0.4, memorized_unseen_accuracy=0.3, value=0.9)]
+    found = contest.interpolated(table, "0.2")
+    assert found["a"][0]["ground_truth_unseen_accuracy"] == pytest.approx(0.4)
+    assert math.isnan(found["b"][0]["ground_truth_unseen_accuracy"])
+
+
 def test_verdicts(contest):
     noise = [0.0, 0.002, -0.002, 0.001, -0.001, 0.0, 0.001, -0.001]
     table = rows([0.5 + e for e in noise], "scale") + rows([0.6 - 2 * e for e in noise], "above")

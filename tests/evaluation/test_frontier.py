@@ -2,7 +2,14 @@ import math
 
 import pytest
 
-from vitmem.evaluation.frontier import at_memorized, best_ground_truth, holm, paired_difference
+from vitmem.evaluation.frontier import (
+    at_memorized,
+    best_ground_truth,
+    detectable_difference,
+    holm,
+    paired_difference,
+    t_interval,
+)
 
 
 def rows(*points):
@@ -40,6 +47,9 @@ def test_paired_differences():
     assert gap.high - gap.mean == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-5)  # t of 2 degrees of freedom
     assert math.isnan(paired_difference({0: 1.0}, {0: 0.5}).low)
     assert paired_difference({0: 1.0}, {1: 0.5}).n == 0
+    assert gap.sd == pytest.approx(0.1)
+    one = t_interval([0.1, math.nan, 0.3, 0.2])
+    assert (one.mean, one.low, one.high, one.sd) == pytest.approx((gap.mean, gap.low, gap.high, gap.sd))
 
 
 def test_the_paired_t_test_is_scipys():
@@ -62,3 +72,22 @@ def test_holm_by_hand():
     assert one == 0.04
     assert math.isnan(nothing)
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("n", [3, 8])
+def test_the_detectable_difference_is_found_four_times_of_five(n):
+    import numpy as np
+    from scipy import stats
+
+    found = detectable_difference(0.5, n)
+    draws = np.random.default_rng(0).normal(found, 0.5, (40_000, n))
+    assert (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.008)
+
+
+def test_the_detectable_difference_by_hand():
+    assert detectable_difference(1.0, 8) == pytest.approx(1.16, abs=0.02)
+    assert detectable_difference(2.0, 8) == pytest.approx(2 * detectable_difference(1.0, 8))
+    assert detectable_difference(1.0, 10_000) == pytest.approx((1.959964 + 0.841621) / 100, rel=1e-3)
+    assert detectable_difference(0.0, 5) == 0
+    assert math.isnan(detectable_difference(math.nan, 1))
+    assert 11 < detectable_difference(1.0, 2) < 12

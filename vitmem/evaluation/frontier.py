@@ -38,14 +38,15 @@ def best_ground_truth(rows: Sequence[Mapping], base: Mapping, drop: float) -> Ma
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences with a 95 % t interval.
+    """Mean over seeds, usually of paired differences, with a 95 % t interval.
 
     Args:
         mean: over the pairs.
         low: lower end; NaN for fewer than two pairs.
         high: upper end.
         n: number of pairs.
-        p: of the two-sided paired t test that the mean is 0; NaN for fewer than two pairs.
+        p: of the two-sided t test that the mean is 0; NaN for fewer than two pairs.
+        sd: sample standard deviation; NaN for fewer than two pairs.
     """
 
     mean: float
@@ -53,6 +54,24 @@ class Difference:
     high: float
     n: int
     p: float = math.nan
+    sd: float = math.nan
+
+
+def t_interval(values: Sequence[float]) -> Difference:
+    """Return the mean of values by seed with its interval; NaN counts as unknown."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return Difference(math.nan, math.nan, math.nan, 0)
+    mean, n = statistics.fmean(known), len(known)
+    if n == 1:
+        return Difference(mean, math.nan, math.nan, 1)
+    from scipy import stats
+
+    sd = statistics.stdev(known)
+    error = sd / math.sqrt(n)
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    return Difference(mean, mean - half, mean + half, n, p, sd)
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
@@ -62,18 +81,32 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
         first: value by seed; NaN counts as unknown.
         second: likewise.
     """
-    gaps = [first[s] - second[s] for s in sorted(first) if s in second and not math.isnan(first[s] - second[s])]
-    if not gaps:
-        return Difference(math.nan, math.nan, math.nan, 0)
-    mean, n = statistics.fmean(gaps), len(gaps)
-    if n == 1:
-        return Difference(mean, math.nan, math.nan, 1)
-    from scipy import stats
+    return t_interval([first[s] - second[s] for s in sorted(first) if s in second])
 
-    error = statistics.stdev(gaps) / math.sqrt(n)
-    half = stats.t.ppf(0.975, n - 1) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-    return Difference(mean, mean - half, mean + half, n, p)
+
+def detectable_difference(sd: float, n: int, power: float = 0.8, level: float = 0.05) -> float:
+    """Return the smallest true mean difference that a two-sided paired t test detects with a given probability.
+
+    Args:
+        sd: of the differences.
+        n: number of pairs; NaN for fewer than two.
+        power: the probability.
+        level: of the single test.
+    """
+    if n < 2 or math.isnan(sd):
+        return math.nan
+    from scipy import optimize, stats
+
+    critical = stats.t.ppf(1 - level / 2, n - 1)
+
+    def missing(shift: float) -> float:
+        wrong_sign = float(stats.nct.cdf(-critical, n - 1, shift))  # scipy has NaN for what is next to nothing
+        return float(stats.nct.sf(critical, n - 1, shift)) + (0.0 if math.isnan(wrong_sign) else wrong_sign) - power
+
+    most = 2.0
+    while missing(most) < 0:
+        most *= 2
+    return optimize.brentq(missing, 0.0, most) * sd / math.sqrt(n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -55,7 +55,7 @@ def _draw_edit(name: str, rows: list[dict], out: Path) -> Path:
     table = []
     for axes, criteria, color, title in (
         (left, CRITERIA, style.BLUE, "criteria (1: as good as is hoped for)"),
-        (right, (*BACK, *judged), style.VERMILLION, "memory brought back, or left (share of base's)"),
+        (right, (*BACK, *judged), style.VERMILLION, "memory back, or left (share of base's)"),
     ):
         found = {criterion: summarise(rows, criterion) for criterion in criteria}
         table += [(name, criterion, *cells) for criterion, cells in found.items()]
@@ -71,10 +71,9 @@ def _draw_edit(name: str, rows: list[dict], out: Path) -> Path:
                 axes.errorbar(mean, place, xerr=whiskers, color="black", capsize=1.8)
                 edges.append(low)
         axes.set_yticks(range(len(criteria)), [LABELS.get(c, c.removeprefix("back_")) for c in criteria])
-        axes.invert_yaxis()
-        axes.set(xlabel=title, xlim=(min(edges), 1.05))
+        axes.set(xlabel=title, xlim=(min(edges), 1.05), ylim=(len(criteria) - 0.5, -0.5))
     final = next((row for row in rows if row["criterion"] == "durable"), None)
     table += [(name, "durable", final["value"], *[None] * 5, final["reason"])] if final else []
-    of = f"; of {final['population']}" if final and final.get("population") else ""
+    of = f"; of {final['population'].partition(' (')[0]}" if final and final.get("population") else ""
     figure.suptitle(f"{name}\n{final['reason'] if final else ''}{of}", fontsize=7.5, wrap=True)
     return style.save(figure, out, f"scorecard_{name}", HEADER, table)

@@ -1,16 +1,14 @@
 """Compare families of edits at matched memorised accuracy, paired over seeds, from a results table.
 
     python experiments/compare_frontiers.py runs/digits_frontier/results.csv [--at 0.2] [--against published,scale]
-    python experiments/compare_frontiers.py --examples runs/digits_frontier/seed0 full-rho0.8 published-rho0.8
+    python experiments/compare_frontiers.py --examples runs/digits_frontier/seed0 kfac-rho0.9 ekfac-rho0.9
 
-The second command compares two edits of one run on the same wrongly labelled images: the difference with a 95 %
-interval (Wald's, of paired proportions: Agresti 2013, section 11.1) and McNemar's exact test.
-
-The first prints Markdown: each family where its frontier crosses the memorised accuracy (mean and sd over seeds), and
-for each reference family the difference (mean and 95 % t interval, paired over seeds) with a verdict: better or worse
-where Holm's correction over all families rejects equality at 0.05, equal where the interval lies within the margin,
-else undecided; the difference in ground truth that so many seeds detect with power 0.8 stands beside it. Last, the
-regret of the label-free choice, if there is one; a choice below the bound that the best one keeps is marked.
+Prints Markdown: each family where its frontier crosses the memorised accuracy (mean and sd over seeds), and for each
+reference family the difference (mean and 95 % t interval, paired over seeds) with a verdict: better or worse where
+Holm's correction over all families rejects equality at 0.05, equal where the interval lies within the margin, else
+undecided. Beside each difference stands the true one that the test without that correction would detect with power 0.8.
+Last, the regret of the label-free choice, if there is one. `--examples` compares two models of one run, paired over its
+wrongly labelled training examples; `base`, `clean` and `retrain` are models too.
 """
 
 import argparse
@@ -19,8 +17,16 @@ import math
 import statistics
 from pathlib import Path
 
-from vitmem.evaluation.frontier import Difference, at_memorized, best_ground_truth, holm, mcnemar, paired_difference
+from vitmem.evaluation.frontier import (
+    Difference,
+    at_memorized,
+    best_ground_truth,
+    detectable_difference,
+    holm,
+    paired_difference,
+)
 from vitmem.evaluation.predict import TRAIN, ExampleTable
+from vitmem.evaluation.proportions import paired_proportions
 from vitmem.figures.tables import TEXT, families
 
 METRICS = ("ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
@@ -74,8 +80,12 @@ def matched_table(groups: dict, against: list[str], at: float, margin: float) ->
         lines.append(f"| {family} | " + " | ".join(cells) + " |")
     for reference in against:
         lines += ["", f"Differences to `{reference}`, paired over seeds, 95 % t intervals, Holm over the families:", ""]
-        lines += ["| edit | Δ ground truth | verdict | detectable | Δ validation | verdict |", "|---" * 6 + "|"]
+        lines += [
+            "| edit | Δ ground truth | detectable (power 0.8) | verdict | Δ validation | verdict |",
+            "|---|---|---|---|---|---|",
+        ]
         columns = [differences(points, reference, metric, margin) for metric in (METRICS[0], METRICS[2])]
+        columns[1] = {family: (gap, verdict) for family, (gap, _, verdict) in columns[1].items()}
         for family in points:
             if family != reference:
                 (gap, word, power), (other_gap, other_word, _) = (column[family] for column in columns)
@@ -83,8 +93,8 @@ def matched_table(groups: dict, against: list[str], at: float, margin: float) ->
     return lines
 
 
-def differences(points: dict, reference: str, metric: str, margin: float) -> dict[str, tuple[str, str, str]]:
-    """Return each family's difference to the reference in words, the verdict, and what the test detects."""
+def differences(points: dict, reference: str, metric: str, margin: float) -> dict[str, tuple[str, ...]]:
+    """Return each family's difference to the reference in words, the one that is detectable, and the verdict."""
 
     def values(family: str) -> dict[int, float]:
         return {seed: point[metric] for seed, point in points[family].items()}
@@ -94,9 +104,9 @@ def differences(points: dict, reference: str, metric: str, margin: float) -> dic
     found = {}
     for family, gap in gaps.items():
         interval = f" [{gap.low:+.3f}, {gap.high:+.3f}]" if gap.n > 1 else f" (n={gap.n})"
-        power = "-" if math.isnan(gap.detectable) else f"{gap.detectable:.3f}"
-        text = f"{gap.mean:+.3f}{interval}" if gap.n else "-"
-        found[family] = (text, verdict(gap, adjusted[family], margin), power)
+        least = detectable_difference(gap.sd, gap.n)
+        detectable = "-" if math.isnan(least) else f"{least:.3f}"
+        found[family] = (f"{gap.mean:+.3f}{interval}", detectable, verdict(gap, adjusted[family], margin))
     return found
 
 
@@ -113,7 +123,10 @@ def verdict(gap: Difference, p: float, margin: float) -> str:
 
 
 def regret_table(rows: list[dict], groups: dict, choice: str, pool_families: list[str], drop: float) -> list[str]:
-    """Return what the label-free choice gives up against the best candidate that an oracle would pick, by seed."""
+    """Return what the label-free choice gives up against the best candidate that an oracle would pick, by seed.
+
+    The oracle keeps the bound on validation; a choice that does not is marked, and the mean is given without it too.
+    """
     lines = [
         f"`{choice}` against the best ground truth in {', '.join(pool_families)} with validation at most {drop:g} "
         "below base:",
@@ -122,7 +135,7 @@ def regret_table(rows: list[dict], groups: dict, choice: str, pool_families: lis
         "| best: edit, ground truth / validation | regret in ground truth |",
         "|---|---|---|---|---|",
     ]
-    regrets, kept = [], []
+    regrets, within = [], []
     for row in rows:
         if row["id"] != choice:
             continue
@@ -134,48 +147,77 @@ def regret_table(rows: list[dict], groups: dict, choice: str, pool_families: lis
             lines.append(f"| {seed} | {base['validation_accuracy']:.3f} | none within the drop | - | - |")
             continue
         regrets.append(best["ground_truth_accuracy"] - row["ground_truth_accuracy"])
-        within = row["validation_accuracy"] >= base["validation_accuracy"] - drop - 1e-12
-        kept += regrets[-1:] if within else []
+        below = row["validation_accuracy"] < base["validation_accuracy"] - drop - 1e-12
+        within += [] if below else regrets[-1:]
+        mark = " (below the bound)" if below else ""
         lines.append(
             f"| {seed} | {base['validation_accuracy']:.3f} | {row['memorized_accuracy']:.3f} / "
-            f"{row['ground_truth_accuracy']:.3f} / {row['validation_accuracy']:.3f}"
-            f"{'' if within else ' (below the bound)'} | {best['id']}, "
+            f"{row['ground_truth_accuracy']:.3f} / {row['validation_accuracy']:.3f}{mark} | {best['id']}, "
             f"{best['ground_truth_accuracy']:.3f} / {best['validation_accuracy']:.3f} | {regrets[-1]:+.3f} |"
         )
     if not regrets:
         return []
-    below = len(regrets) - len(kept)
-    more = f"; without {below} below the bound: {cell(kept)}" if below else ""
-    return [*lines, "", f"Mean regret: {cell(regrets)}{more}"]
+    mean = f"Mean regret: {cell(regrets)}"
+    if len(within) < len(regrets):
+        mean += f"; without the {len(regrets) - len(within)} below the bound: {cell(within)}"
+    return [*lines, "", mean]
 
 
-def by_example(run: Path, first: str, second: str) -> list[str]:
-    """Return the comparison of two measured edits of a run on the same wrongly labelled training images."""
-    tables = [ExampleTable.load(run / "evals" / edit_id / "examples.npz") for edit_id in (first, second)]
-    noisy = (tables[0].split == TRAIN) & tables[0].is_noisy
-    n, lines = int(noisy.sum()), [f"{first} less {second}, {int(noisy.sum())} wrongly labelled images:"]
-    for name, column in (("ground truth", "true"), ("memorized", "given")):
-        one, other = ((table.prediction == getattr(table, column))[noisy] for table in tables)
-        gap = float(one.mean() - other.mean())
-        half = 1.96 * math.sqrt(max(0.0, float((one != other).mean()) - gap**2) / n)
-        lines.append(f"{name}: {gap:+.3f} [{gap - half:+.3f}, {gap + half:+.3f}], McNemar p {mcnemar(one, other):.2g}")
+def examples_table(run: Path, first: str, second: str) -> list[str]:
+    """Return the Markdown table of two models' answers to the same wrongly labelled training examples of one run."""
+    tables = [read_noisy(run, name) for name in (first, second)]
+    if any((tables[0][key] != tables[1][key]).any() for key in ("index", "given", "true")):
+        raise SystemExit(f"{first} and {second} were not measured on the same wrong labels")
+    knew = tables[0]["is_known"] | tables[1]["is_known"]
+    lines = [
+        f"`{first}` less `{second}` in {run.name}, paired over examples; Newcombe's 95 % interval, exact McNemar p:",
+        "",
+    ]
+    lines += [
+        f"| wrong labels | metric | {first} | {second} | Δ | only {first} / only {second} | p |",
+        "|---" * 7 + "|",
+    ]
+    for population, part in (("all", knew | True), ("known to no edit", ~knew)):
+        for metric, label in (("ground truth", "true"), ("memorized", "given")):
+            hits = [(table["prediction"] == table[label])[part] for table in tables]
+            found = paired_proportions(*hits)
+            shares = " | ".join(f"{hit.mean():.3f}" if len(hit) else "-" for hit in hits)
+            lines.append(
+                f"| {population} (n={part.sum()}) | {metric} | {shares} | {found.difference:+.3f} "
+                f"[{found.low:+.3f}, {found.high:+.3f}] | {found.only_first} / {found.only_second} | {found.p:.2g} |"
+            )
     return lines
+
+
+def read_noisy(run: Path, name: str) -> dict:
+    """Return the columns of a measured model's table of examples, of wrongly labelled training examples by index."""
+    folder, name = (run.with_name(f"{run.name}-{name}"), "base") if name in ("clean", "retrain") else (run, name)
+    path = folder / "evals" / name / "examples.npz"
+    if not path.is_file():
+        raise SystemExit(f"{path} is not there; give a run folder and the id of a model that was evaluated")
+    table = ExampleTable.load(path)
+    noisy = ((table.split == TRAIN) & table.is_noisy).nonzero()[0]
+    noisy = noisy[table.index[noisy].argsort()]
+    return {key: getattr(table, key)[noisy] for key in ("index", "given", "true", "prediction", "is_known")}
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, nargs="?")
-    parser.add_argument("--examples", nargs=3, metavar=("RUN", "EDIT", "EDIT"), help="compare two edits of one run")
     parser.add_argument("--at", type=float, default=0.2)
     parser.add_argument("--against", default="published", help="reference families, comma-separated")
     parser.add_argument("--margin", type=float, default=0.02, help="difference that does not matter")
     parser.add_argument("--choice", default="ekfac_auto")
     parser.add_argument("--pool", default="full,full_g0.7,full_g1", help="families that the choice is made from")
+    parser.add_argument("--examples", nargs=3, metavar=("RUN_FOLDER", "ID", "ID"), help="compare two models of one run")
     options = parser.parse_args()
+    if not (options.results or options.examples):
+        parser.error("give a results.csv, or --examples RUN_FOLDER ID ID")
     if options.examples:
-        print("\n".join(by_example(Path(options.examples[0]), *options.examples[1:])))
-    if options.results is None:
+        run, first, second = options.examples
+        print("\n".join(examples_table(Path(run).resolve(), first, second)))
+    if not options.results:
         return
     rows = read(options.results)
     groups = by_family(rows)

@@ -5,15 +5,13 @@ import statistics
 from pathlib import Path
 
 from vitmem.figures import style
-from vitmem.figures.tables import read_attacks
+from vitmem.figures.tables import read_attacks, read_results
 
-UNSEEN = "recovery_unseen"
+# What is drawn of an edit with or without a forget set: the first that was measured; and of which wrong labels it is.
+RECOVERIES = {True: ("recovery_known", "recovery"), False: ("recovery_unseen", "recovery")}
+OF = {"recovery_known": "known wrong labels", "recovery_unseen": "unseen wrong labels", "recovery": "all wrong labels"}
 HEADER = ["id", "arm", "lr", "step", "metric", "mean", "sd", "seeds"]
-PANELS = {
-    "recovery": "recovery (0 retrain, 1 unedited)",
-    UNSEEN: "recovery, labels no edit knew (0 retrain, 1 unedited)",
-    "validation_accuracy": "validation accuracy (fraction)",
-}
+OTHER = {"validation_accuracy": "validation accuracy (fraction)"}  # panels beside recovery
 COLORS = (style.BLUE, style.GREEN, style.VERMILLION, style.PURPLE, style.GREY, "#E69F00", "#56B4E9", "#882255")
 STYLES = ("-", "--", ":", "-.")
 
@@ -22,7 +20,9 @@ STYLES = ("-", "--", ":", "-.")
 def draw(attacks_csv: Path, out: Path) -> list[Path]:
     """Draw, for each edit that was relearnt, recovery and validation accuracy against steps, as means over seeds.
 
-    Recovery is that of the wrong labels that no edit knew, for every edit alike; of all, where that was not measured.
+    Of an edit with a forget set, recovery is that of the wrong labels that it knew, where that was a part of them; of
+    all others, which knew none, that of those that no edit knew. Which edits had one is told by the track in the
+    ``results.csv`` beside the table; without it none is taken to have had one.
 
     Args:
         attacks_csv: table of the attacks of an experiment.
@@ -31,12 +31,19 @@ def draw(attacks_csv: Path, out: Path) -> list[Path]:
     Returns:
         The PNGs.
     """
-    rows = [row for row in read_attacks(attacks_csv) if row["name"] == "relearn"]
-    unseen = any(row["metric"] == UNSEEN for row in rows)
-    shown = (UNSEEN if unseen else "recovery", "validation_accuracy")
-    rows = [row for row in rows if row["metric"] in shown and not math.isnan(row["step"])]
-    drawn = dict.fromkeys((row["id"], row["attack"]) for row in rows if row["id"] not in ("base", "retrain", "clean"))
-    return [_draw_edit(*key, [row for row in rows if (row["id"], row["attack"]) == key], out) for key in drawn]
+    rows = [row for row in read_attacks(attacks_csv) if row["name"] == "relearn" and not math.isnan(row["step"])]
+    results = attacks_csv.with_name("results.csv")
+    told = {row["id"] for row in read_results(results) if "known" in str(row.get("track"))} if results.exists() else ()
+    shown = (*OF, *OTHER)
+    drawn = dict.fromkeys(
+        (row["id"], row["attack"])
+        for row in rows
+        if row["metric"] in shown and row["id"] not in ("base", "retrain", "clean")
+    )
+    return [
+        _draw_edit(*key, [row for row in rows if (row["id"], row["attack"]) == key], key[0] in told, out)
+        for key in drawn
+    ]
 
 
 def curves(rows: list[dict]) -> dict[tuple[str, float, str], list[tuple[float, float, float, int]]]:
@@ -56,14 +63,15 @@ def curves(rows: list[dict]) -> dict[tuple[str, float, str], list[tuple[float, f
     }
 
 
-def _draw_edit(edit: str, attack: str, rows: list[dict], out: Path) -> Path:
+def _draw_edit(edit: str, attack: str, rows: list[dict], told: bool, out: Path) -> Path:
     name = edit if attack == "relearn" else f"{edit}_{attack}"
-    found = curves(rows)
+    measured = {row["metric"] for row in rows}
+    recovery = next((metric for metric in RECOVERIES[told] if metric in measured), "recovery")
+    labels_of = {recovery: f"recovery of {OF[recovery]}\n(0 retrain, 1 unedited)", **OTHER}
+    found = curves([row for row in rows if row["metric"] in labels_of])
     arms, lrs = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
     figure = style.new_figure(style.WIDE, 2.7 + 0.14 * math.ceil(len(arms) * len(lrs) / 4))
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    metrics.sort(key=list(PANELS).index)
-    panels = dict(zip(metrics, figure.subplots(1, len(metrics), squeeze=False)[0], strict=True))
+    panels = dict(zip(labels_of, figure.subplots(1, len(labels_of)), strict=True))
     for metric, axes in panels.items():
         for (arm, lr, its_metric), points in found.items():
             if its_metric != metric or not points:
@@ -73,11 +81,10 @@ def _draw_edit(edit: str, attack: str, rows: list[dict], out: Path) -> Path:
             look = {"color": COLORS[arms.index(arm) % len(COLORS)], "linestyle": STYLES[lrs.index(lr) % len(STYLES)]}
             axes.plot(step, mean, marker="o", markersize=2.5, linewidth=1.0, label=label, **look)
         axes.set_xscale("symlog", linthresh=1)
-        axes.set(xlabel="steps of fine-tuning", ylabel=PANELS[metric], xlim=(0, None))
-    first = panels[metrics[0]]
-    for height in (0, 1) if metrics[0] != "validation_accuracy" else ():
-        first.axhline(height, color="black", linestyle=":", linewidth=0.7, zorder=1.5)
-    handles, labels = panels[metrics[-1]].get_legend_handles_labels()
+        axes.set(xlabel="steps of fine-tuning", ylabel=labels_of[metric], xlim=(0, None))
+    for height in (0, 1):
+        panels[recovery].axhline(height, color="black", linestyle=":", linewidth=0.7, zorder=1.5)
+    handles, labels = panels["validation_accuracy"].get_legend_handles_labels()
     seeds = max((point[3] for points in found.values() for point in points), default=0)
     title = f"{name}: mean over {seeds} seeds" if seeds > 1 else f"{name}: 1 seed"
     figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=2.6, title=title)

@@ -3,7 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from vitmem.evaluation.frontier import at_memorized, best_ground_truth, detectable, holm, mcnemar, paired_difference
+from vitmem.evaluation.frontier import (
+    at_memorized,
+    best_ground_truth,
+    detectable_difference,
+    holm,
+    paired_difference,
+    t_interval,
+)
 
 
 def rows(*points):
@@ -41,6 +48,9 @@ def test_paired_differences():
     assert gap.high - gap.mean == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-5)  # t of 2 degrees of freedom
     assert math.isnan(paired_difference({0: 1.0}, {0: 0.5}).low)
     assert paired_difference({0: 1.0}, {1: 0.5}).n == 0
+    assert gap.sd == pytest.approx(0.1)
+    one = t_interval([0.1, math.nan, 0.3, 0.2])
+    assert (one.mean, one.low, one.high, one.sd) == pytest.approx((gap.mean, gap.low, gap.high, gap.sd))
 
 
 def test_the_paired_t_test_is_scipys():
@@ -65,32 +75,20 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def test_what_a_paired_test_detects_is_found_as_often_as_it_says():
-    """Monte Carlo: t tests of eight differences whose true mean is the detectable one reject in 80 % of draws."""
+@pytest.mark.parametrize("n", [3, 8])
+def test_the_detectable_difference_is_found_four_times_of_five(n):
+    import numpy as np
     from scipy import stats
 
-    generator = np.random.RandomState(0)
-    for n in (3, 8):
-        shift = detectable(standardised(n))
-        draws = generator.standard_normal((20_000, n)) + shift
-        rejected = (stats.ttest_1samp(draws, 0.0, axis=1).pvalue < 0.05).mean()
-        assert abs(rejected - 0.8) < 0.01
-    assert 1.1 < detectable(standardised(8)) < 1.2
-    assert math.isnan(detectable([1.0]))
-    assert paired_difference({0: 1.0, 1: 3.0, 2: 2.0}, {0: 0.0, 1: 0.0, 2: 0.0}).detectable == detectable(
-        [1.0, 3.0, 2.0]
-    )
+    found = detectable_difference(0.5, n)
+    draws = np.random.default_rng(0).normal(found, 0.5, (40_000, n))
+    assert (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.008)
 
 
-def standardised(n):
-    """Return n numbers of sample standard deviation 1."""
-    values = np.arange(n) - (n - 1) / 2
-    return list(values / values.std(ddof=1))
-
-
-def test_mcnemars_exact_test_by_hand():
-    first = [True] * 8 + [False] * 2 + [True] * 5
-    second = [False] * 8 + [True] * 2 + [True] * 5
-    expected = 2 * sum(math.comb(10, k) for k in (0, 1, 2)) / 2**10  # 8 against 2 of the 10 that differ
-    assert mcnemar(first, second) == pytest.approx(expected)
-    assert mcnemar(first, first) == 1
+def test_the_detectable_difference_by_hand():
+    assert detectable_difference(1.0, 8) == pytest.approx(1.16, abs=0.02)
+    assert detectable_difference(2.0, 8) == pytest.approx(2 * detectable_difference(1.0, 8))
+    assert detectable_difference(1.0, 10_000) == pytest.approx((1.959964 + 0.841621) / 100, rel=1e-3)
+    assert detectable_difference(0.0, 5) == 0
+    assert math.isnan(detectable_difference(math.nan, 1))
+    assert 11 < detectable_difference(1.0, 2) < 12

@@ -3,16 +3,17 @@
 import math
 
 import pytest
-from recovered import RELEARNT, curve, pick, result
+from recovered import RELEARNT, curve, result
 
-from vitmem.evaluation.recovery import Value, with_recovery
-from vitmem.evaluation.scorecard import ATTACKS, CRITERIA, Durability, scorecards, terminal_table, verdict
+from vitmem.evaluation.durability import ALL
+from vitmem.evaluation.recovery import with_recovery
+from vitmem.evaluation.scorecard import ATTACKS, CRITERIA, JUDGED, scorecards, terminal_table, to_csv
 
 NAN = math.nan
 
 
 def results_row(name, memorized, validation, seed=0):
-    values = {"memorized_accuracy": memorized, "validation_accuracy": validation}
+    values = {"memorized_accuracy": memorized, "memorized_accuracy_n": 50, "validation_accuracy": validation}
     return {"experiment": "e", "seed": seed, "id": name, **values}
 
 
@@ -97,29 +98,48 @@ def test_the_most_that_an_attack_brings_back_and_destroyed_models_do_not_count()
     assert (found["value"], found["reason"]) == (pytest.approx(0.2), "arm retain step 1")
 
 
-def test_every_edit_is_judged_by_the_labels_that_none_knew():
-    values = {"base": (1.0, 1.0, 1.0), "retrain": (0.0, 0.0, 0.1), "edit": (0.5, 0.9, 0.1)}
-    names = ("memorized_accuracy", "memorized_known_accuracy", "memorized_unseen_accuracy")
-    told = {"track": "known noisy examples", "memorized_unseen_accuracy_n": 50}
-    rows = [row | dict(zip(names, values[row["id"]], strict=True)) | told for row in RESULTS]
-    rows = [row if row["id"] == "edit" else row | {"track": ""} for row in rows]
-    attacked = {"base": (1.0, 1.0), "retrain": (0.0, 0.1), "edit": (0.5, 0.46)}
-    quantized = [
-        result(name, "quantize", ["bits"], [{"bits": 4, **dict(zip(names[::2], pair, strict=True))}])
-        for name, pair in attacked.items()
-    ]
-    assert pick(with_recovery(quantized), "edit", "excess_unseen")[0]["value"] == pytest.approx(0.36)
-    found = cards_of(quantized, rows)
-    assert found["edit", "verbatim"]["value"] == pytest.approx(0.5)  # of all, as for every other edit
+NAMES = ("memorized_accuracy", "memorized_known_accuracy", "memorized_unseen_accuracy")
+MEASURED = {"base": (1.0, 1.0, 1.0), "retrain": (0.0, 0.0, 0.1), "edit": (0.5, 0.9, 0.1)}
+ROUNDED = {"base": (1.0, 1.0, 1.0), "retrain": (0.0, 0.0, 0.1), "edit": (0.7, 0.94, 0.46)}
+
+
+def told(values, n=50):
+    return dict(zip(NAMES, values, strict=True)) | {f"{name}_n": n for name in NAMES}
+
+
+def rounded(values=ROUNDED):
+    return [result(name, "quantize", ["bits"], [{"bits": 4, **told(v)}]) for name, v in values.items()]
+
+
+@pytest.mark.parametrize("track", ["label-free", "known noisy examples"])
+def test_every_edit_is_judged_by_the_wrong_labels_that_no_edit_knew(track):
+    rows = [row | told(MEASURED[row["id"]]) | {"track": track} for row in RESULTS]
+    found = cards_of(rounded(), rows)
+    assert found["edit", "verbatim"]["value"] == pytest.approx(0.5)  # of all
+    assert found["edit", "left"]["value"] == 0
     assert found["edit", "back_quantize"]["value"] == pytest.approx(0.4)  # from 0.1 to 0.46 of 0.9
-    assert found["edit", "left"]["value"] == 0  # 0.1, as retrain has it
-    assert "quantize (bits 4) brings back 0.40" in found["edit", "durable"]["reason"]
-    assert found["edit", "durable"]["reason"].endswith("of the wrong labels that no edit knew")
-    assert cards_of(quantized, [row | {"track": "label-free"} for row in rows]) == found  # one population for all
-    older = [  # attacks made when all wrong labels were known
-        result(name, "quantize", ["bits"], [{"bits": 4, names[0]: pair[0]}]) for name, pair in attacked.items()
-    ]
-    assert "not removed: 0.50" in cards_of(older, rows)["edit", "durable"]["reason"]
+    assert found["edit", "durable_back"]["value"] == found["edit", "back_quantize"]["value"]
+    assert {found["edit", name]["population"] for name in ("left", "durable", *JUDGED)} == {
+        "wrong labels that no edit knew"
+    }
+    assert "attacks bring back 0.40 [" in found["edit", "durable"]["reason"]
+
+
+def test_results_that_do_not_hold_the_unseen_part_are_judged_by_all_and_say_so():
+    rows = [row | told(MEASURED[row["id"]]) for row in RESULTS]
+    old = [row | {"memorized_unseen_accuracy": None} for row in rows]
+    attacked = rounded()
+    plain = [{k: v for k, v in row.items() if k not in NAMES[1:]} for row in attacked[2]["rows"]]
+    shares = [row | {"memorized_unseen_accuracy_n": 40} if row["id"] == "edit" else row for row in rows]
+    for table, results, why in (
+        (old, attacked, "base (seed 0) and 2 more"),
+        (rows, [*attacked[:2], attacked[2] | {"rows": plain}], "quantize on edit (seed 0))"),
+        (shares, attacked, "knew different shares"),
+    ):
+        found = cards_of(results, table)["edit", "durable_back"]
+        assert found["population"].startswith(ALL)
+        assert why in found["population"]
+        assert found["value"] == pytest.approx(0.2)
 
 
 def test_an_attack_that_was_made_twice_counts_twice():
@@ -143,42 +163,20 @@ def test_a_removal_that_destroyed_a_model_or_was_not_attacked_everywhere_is_not_
     assert found["reason"].endswith("at chance in seed(s) 1")
 
 
-def test_verdicts():
-    none = {attack: Value(0.0) for attack in ATTACKS}
-    some = none | {"quantize": Value(0.3, "bits 4")}
-    unknown = none | {"views": Value(NAN, "not measured")}
-    assert verdict([0.1], [none]).value == 1
-    assert "of one seed, without interval" in verdict([0.1], [none]).reason
-    failed = verdict([0.1], [some])
-    assert failed.value == 0
-    assert "quantize (bits 4) brings back 0.30" in failed.reason
-    assert verdict([0.1], [some], Durability(back=0.4)).value == 1
-    assert "not removed: 0.30" in verdict([0.3], [none]).reason
-    assert math.isnan(verdict([0.1], [unknown]).value)
-    assert "views not measured" in verdict([0.1], [unknown]).reason
-    assert verdict([0.1], [unknown | {"relearn": Value(0.5)}]).value == 0  # one failure is enough
-    assert math.isnan(verdict([NAN], [none]).value)
-
-
-def test_verdicts_wait_for_intervals():
-    """Of three seeds: mean +- 4.303 sd / sqrt 3."""
-
-    def seeds(*quantized):
-        return [{attack: Value(0.0) for attack in ATTACKS} | {"quantize": Value(v, "bits 4")} for v in quantized]
-
-    assert verdict([0.1, 0.11, 0.12], seeds(0.01, 0.02, 0.03)).value == 1
-    wide = verdict([0.1, 0.11, 0.12], seeds(0.0, 0.05, 0.1))
-    assert math.isnan(wide.value)
-    assert "too few seeds to tell (quantize 0.05 [-0.07, 0.17])" in wide.reason
-    assert verdict([0.1, 0.11, 0.12], seeds(0.2, 0.21, 0.22)).value == 0
-    assert "brings back 0.21 [0.19, 0.23]" in verdict([0.1, 0.11, 0.12], seeds(0.2, 0.21, 0.22)).reason
-    left = verdict([0.1, 0.2, 0.3], seeds(0.0, 0.0, 0.0))
-    assert math.isnan(left.value)
-    assert "left 0.20 [-0.05, 0.45]" in left.reason
-
-
 def test_the_table_of_a_terminal():
     lines = terminal_table(scorecards(RESULTS, with_recovery(RELEARNT))).splitlines()
-    assert lines[0].split() == [*CRITERIA, "left", *(f"+{attack}" for attack in ATTACKS)]
-    assert lines[4].split() == ["edit", "0.800", "-", "-", "0.900", "-", "-", "0.200", "0.250", "-", "-", "-"]
-    assert lines[-1].startswith("edit: not durable: relearn (arm retain step 10) brings back 0.25")
+    assert lines[0].split() == [*CRITERIA, *(f"+{attack}" for attack in ATTACKS), *JUDGED.values()]
+    assert lines[4].split()[:11] == ["edit", "0.800", "-", "-", "0.900", "-", "-", "0.250", "-", "-", "-"]
+    assert lines[4].split()[11::3] == ["0.200", "0.250"]
+    assert lines[-2].startswith(f"+, left, back and verdicts: of {ALL}")
+    assert lines[-1].startswith("edit: open: 0.20 [")
+    assert "attacks bring back 0.25 [" in lines[-1]
+    assert ", most relearn (arm retain step 10)" in lines[-1]
+
+
+def test_the_table_shows_the_numbers_of_the_verdict_with_their_interval():
+    cards = scorecards(RESULTS, with_recovery(RELEARNT))
+    (back,) = [card for card in cards if (card["id"], card["criterion"]) == ("edit", "durable_back")]
+    assert f"0.250 [{back['low']:.3f}, {back['high']:.3f}]" in terminal_table(cards)
+    row = next(line for line in to_csv(cards).splitlines() if ",edit,durable_back," in line)
+    assert row.startswith(f"e,,edit,durable_back,{back['value']},{back['low']},{back['high']},")

@@ -38,15 +38,15 @@ def best_ground_truth(rows: Sequence[Mapping], base: Mapping, drop: float) -> Ma
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences with a 95 % t interval.
+    """Mean over seeds, usually of paired differences, with a 95 % t interval.
 
     Args:
         mean: over the pairs.
         low: lower end; NaN for fewer than two pairs.
         high: upper end.
         n: number of pairs.
-        p: of the two-sided paired t test that the mean is 0; NaN for fewer than two pairs.
-        detectable: true difference that this test finds with power 0.8; NaN for fewer than two pairs.
+        p: of the two-sided t test that the mean is 0; NaN for fewer than two pairs.
+        sd: sample standard deviation; NaN for fewer than two pairs.
     """
 
     mean: float
@@ -54,57 +54,24 @@ class Difference:
     high: float
     n: int
     p: float = math.nan
-    detectable: float = math.nan
+    sd: float = math.nan
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % t interval of a mean; the value itself, twice, if there is only one."""
-    if len(values) < 2:
-        return values[0], values[0]
+def t_interval(values: Sequence[float]) -> Difference:
+    """Return the mean of values by seed with its interval; NaN counts as unknown."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return Difference(math.nan, math.nan, math.nan, 0)
+    mean, n = statistics.fmean(known), len(known)
+    if n == 1:
+        return Difference(mean, math.nan, math.nan, 1)
     from scipy import stats
 
-    mean = statistics.fmean(values)
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean - half, mean + half
-
-
-def detectable(gaps: Sequence[float], power: float = 0.8) -> float:
-    """Return the true mean difference that a two-sided paired t test at 0.05 finds with a given power.
-
-    Args:
-        gaps: observed differences, whose standard deviation is taken for the true one; fewer than two give NaN.
-        power: probability to reject.
-
-    Source: Cohen 1988, chapter 2: T = (Z + shift) / S, averaged over 2,000 quantiles of the chi distribution of S.
-    """
-    n = len(gaps)
-    if n < 2:
-        return math.nan
-    import numpy as np
-    from scipy import optimize, stats
-
-    bound = stats.t.ppf(0.975, n - 1)
-    s = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, n - 1) / (n - 1)) * bound
-
-    def missed(shift: float) -> float:
-        return power - float(np.mean(stats.norm.cdf(shift - s) + stats.norm.cdf(-shift - s)))
-
-    return float(optimize.brentq(missed, 0.0, 10 * bound)) * statistics.stdev(gaps) / math.sqrt(n)
-
-
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Return the p value of McNemar's exact test that two models are right equally often on the same examples.
-
-    Args:
-        first: whether the one model is right, by example.
-        second: likewise, of the other.
-    """
-    from scipy import stats
-
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    differ = only_first + only_second
-    return float(stats.binomtest(only_first, differ).pvalue) if differ else 1.0
+    sd = statistics.stdev(known)
+    error = sd / math.sqrt(n)
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    return Difference(mean, mean - half, mean + half, n, p, sd)
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
@@ -114,17 +81,32 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
         first: value by seed; NaN counts as unknown.
         second: likewise.
     """
-    gaps = [first[s] - second[s] for s in sorted(first) if s in second and not math.isnan(first[s] - second[s])]
-    if not gaps:
-        return Difference(math.nan, math.nan, math.nan, 0)
-    mean, n = statistics.fmean(gaps), len(gaps)
-    if n == 1:
-        return Difference(mean, math.nan, math.nan, 1)
-    from scipy import stats
+    return t_interval([first[s] - second[s] for s in sorted(first) if s in second])
 
-    error = statistics.stdev(gaps) / math.sqrt(n)
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-    return Difference(mean, *t_interval(gaps), n, p, detectable(gaps))
+
+def detectable_difference(sd: float, n: int, power: float = 0.8, level: float = 0.05) -> float:
+    """Return the smallest true mean difference that a two-sided paired t test detects with a given probability.
+
+    Args:
+        sd: of the differences.
+        n: number of pairs; NaN for fewer than two.
+        power: the probability.
+        level: of the single test.
+    """
+    if n < 2 or math.isnan(sd):
+        return math.nan
+    from scipy import optimize, stats
+
+    critical = stats.t.ppf(1 - level / 2, n - 1)
+
+    def missing(shift: float) -> float:
+        wrong_sign = float(stats.nct.cdf(-critical, n - 1, shift))  # scipy has NaN for what is next to nothing
+        return float(stats.nct.sf(critical, n - 1, shift)) + (0.0 if math.isnan(wrong_sign) else wrong_sign) - power
+
+    most = 2.0
+    while missing(most) < 0:
+        most *= 2
+    return optimize.brentq(missing, 0.0, most) * sd / math.sqrt(n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

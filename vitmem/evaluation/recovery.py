@@ -13,8 +13,9 @@ from typing import NamedTuple
 from vitmem.evaluation.metrics import wilson
 
 BASE, RETRAIN = "base", "retrain"
-MEMORY, KNOWN_MEMORY, UNSEEN_MEMORY = "memorized_accuracy", "memorized_known_accuracy", "memorized_unseen_accuracy"
-KINDS = {MEMORY: "", KNOWN_MEMORY: "_known", UNSEEN_MEMORY: "_unseen"}  # of memory, and how what is derived ends
+MEMORY, UNSEEN_MEMORY = "memorized_accuracy", "memorized_unseen_accuracy"
+# Of memory, and how what is derived from them ends.
+KINDS = {MEMORY: "", "memorized_known_accuracy": "_known", UNSEEN_MEMORY: "_unseen"}
 IDENTITY = ("experiment", "seed", "id", "attack", "name")  # the attack's id, and its registered name
 MEASURED = ("metric", "value", "low", "high", "sd", "n", "reason")
 _PARTS = ("low", "high", "sd", "n")
@@ -84,9 +85,9 @@ def with_recovery(results: Sequence[Mapping]) -> list[dict]:
     ``recovery`` compares with base and retrain under the same setting; where a setting has a ``step``, base is the
     unattacked model (step 0), whose memory the attack is to bring back. ``excess`` is memorized_accuracy minus that of
     retrain. ``recovery_known`` and ``excess_known`` are the same of the wrong labels that edits knew, where that was a
-    part, ``recovery_unseen`` and ``excess_unseen`` of the others. Rows without a step hold the ``recovery_area`` and
-    ``steps_to_half`` of a curve, those without an alpha what belongs to a whole path, and rows of ``BROKEN`` and
-    ``LOST`` why an attack or a part of it ended early.
+    part, ``recovery_unseen`` and ``excess_unseen`` of those that no edit knew. Rows without a step hold the
+    ``recovery_area`` and ``steps_to_half`` of a curve, those without an alpha what belongs to a whole path, and rows of
+    ``BROKEN`` and ``LOST`` why an attack or a part of it ended early.
 
     Args:
         results: contents of ``attacks/<attack>.json``, each with ``experiment`` and ``seed``.

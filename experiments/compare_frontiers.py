@@ -88,8 +88,9 @@ def matched_table(groups: dict, against: list[str], at: float, margin: float) ->
         columns[1] = {family: (gap, verdict) for family, (gap, _, verdict) in columns[1].items()}
         for family in points:
             if family != reference:
-                (gap, word, power), (other_gap, other_word, _) = (column[family] for column in columns)
-                lines.append(f"| {family} | {gap} | {word} | {power} | {other_gap} | {other_word} |")
+                lines.append(
+                    f"| {family} | " + " | ".join(text for column in columns for text in column[family]) + " |"
+                )
     return lines
 
 
@@ -106,14 +107,15 @@ def differences(points: dict, reference: str, metric: str, margin: float) -> dic
         interval = f" [{gap.low:+.3f}, {gap.high:+.3f}]" if gap.n > 1 else f" (n={gap.n})"
         least = detectable_difference(gap.sd, gap.n)
         detectable = "-" if math.isnan(least) else f"{least:.3f}"
-        found[family] = (f"{gap.mean:+.3f}{interval}", detectable, verdict(gap, adjusted[family], margin))
+        text = f"{gap.mean:+.3f}{interval}" if gap.n else "-"
+        found[family] = (text, detectable, verdict(gap, adjusted[family], margin))
     return found
 
 
 def verdict(gap: Difference, p: float, margin: float) -> str:
     """Return better, worse, equal (within the margin) or undecided, with Holm's p."""
     if gap.n < 2:
-        return "undecided" if gap.n else ""
+        return "undecided" if gap.n else "not reached"
     if p < 0.05:
         word = "better" if gap.mean > 0 else "worse"
         word += " (within the margin)" if -margin < gap.low and gap.high < margin else ""

@@ -87,13 +87,19 @@ def table(rows: list[dict], point: str, against: list[str], margin: float, read_
     header = ["method", *METRICS.values()]
     compared = []
     for reference in references:
-        for name in ("ground truth", "validation"):
-            header += [f"Δ {name} to `{reference}`", "verdict", "detectable"]
-        compared += [differences(points, reference, metric, margin) for metric in COMPARED]
+        header += [
+            f"Δ ground truth to `{reference}`",
+            "detectable",
+            "verdict",
+            f"Δ validation to `{reference}`",
+            "verdict",
+        ]
+        truth, validation = (differences(points, reference, metric, margin) for metric in COMPARED)
+        compared.append({method: (*truth[method], *validation[method][::2]) for method in truth})
     lines += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for method, by_seed in sorted(points.items(), key=lambda item: -_mean(item[1], COMPARED[0])):
         cells = [cell([values[metric] for values in by_seed.values()]) for metric in METRICS]
-        cells += [text for column in compared for text in column.get(method, ("",) * 3)]
+        cells += [text for column in compared for text in column.get(method, ("",) * 5)]
         lines.append(f"| {' | '.join([method, *cells])} |")
     fixed: dict[str, list[dict]] = {}
     for row in rows:

@@ -57,9 +57,9 @@ def test_verdicts(contest):
     verdicts = {line.split(" | ")[0].strip("| "): line.split(" | ")[5:] for line in lines if line.startswith("| ")}
     assert [name for name in verdicts if name != "method"] == ["above", "same", "scale", "alone"]
     assert verdicts["above"][0].startswith("+0.100")
-    assert verdicts["above"][1].startswith("better, p ")
-    assert verdicts["same"][1].startswith(("equal", "better (within the margin)"))
-    assert verdicts["alone"][1] == "undecided"
+    assert verdicts["above"][2].startswith("better, p ")
+    assert verdicts["same"][2].startswith(("equal", "better (within the margin)"))
+    assert verdicts["alone"][2] == "undecided"
     assert verdicts["scale"][0] == ""
 
 

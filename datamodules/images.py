@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # what the suffixes of image folders stand for
 CACHE_FOLDER = ".vitmem_cache"
 _VERSION = 1  # of the decoding: a change makes every cache stale
 _SHOWN = 20  # unreadable images that an error names
@@ -115,7 +116,8 @@ def native_size(items: Sequence[str | bytes]) -> tuple[int, int]:
 
 
 def _open(item: str | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
+    """Open an image by its content; others than these formats are refused, since some start other programs."""
+    return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=FORMATS)
 
 
 def read(

@@ -363,3 +363,19 @@ def test_the_plan_of_an_experiment(cli, experiment, tmp_path):
         assert line in printed
     printed = cli("run", experiment, f"--out={tmp_path}", "--seeds=0", "--dry_run")[1]
     assert "everything is done" in printed
+
+
+def test_equal_keys_are_an_error(cli, tmp_path):
+    file = tmp_path / "twice.yaml"
+    for text, lines in (("train: {epochs: 1}\nseed: 3\ntrain: {epochs: 100}\n", "1 and 3"),
+                        ("train:\n  epochs: 1\n  epochs: 2\n", "2 and 3")):  # fmt: skip
+        file.write_text(text)
+        code, _, errors = cli("train", f"--config={file}", f"--out={tmp_path}")
+        assert (code, errors.count("\n")) == (2, 1)
+        assert f"comes twice, in lines {lines}" in errors
+    file.write_text("a: &a {epochs: 1}\ntrain: {<<: *a, <<: *a}\n")  # merged mappings are not keys
+    assert "comes twice" not in cli("train", f"--config={file}", f"--out={tmp_path}")[2]
+    file.write_text("[" * 3000)
+    code, _, errors = cli("train", f"--config={file}", f"--out={tmp_path}")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "is not valid YAML" in errors

@@ -129,6 +129,22 @@ def summary(thing: type) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
 
 
+class _Once(yaml.SafeLoader):
+    """PyYAML's safe loader, which would silently take the last of two equal keys; here they are an error."""
+
+    def construct_mapping(self, node, deep=False):
+        """Return the mapping of a node whose keys all differ."""
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge" and isinstance(key.value, str):
+                raise yaml.YAMLError(
+                    f"the key {key.value!r} comes twice, in lines {seen[key.value]} and {key.start_mark.line + 1}"
+                )
+            if isinstance(key.value, str):
+                seen[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict:
     """Return the mapping that a YAML file holds.
 
@@ -138,8 +154,8 @@ def read_yaml(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(path.read_text(), Loader=_Once)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}

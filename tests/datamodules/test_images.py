@@ -9,6 +9,7 @@ from vitmem.datamodules import (
     ImageFolder,
 )
 from vitmem.datamodules.batch import Examples, InMemoryLoader
+from vitmem.datamodules.images import decode
 
 
 def test_images_are_decoded_once(folder):
@@ -96,3 +97,14 @@ def test_mapped_images_serve_batches_and_are_never_written_to(folder):
     data.train_image[0] = 0
     assert next((root / ".vitmem_cache").glob("train*.npy")).read_bytes() == stored
     assert torch.equal(examples.subset(torch.tensor([3])).image, data.train_image[[3]])
+
+
+def test_a_file_of_another_format_is_refused_whatever_its_name(tmp_path, monkeypatch):
+    """PostScript under an image's name would start another program."""
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin.EpsImageFile, "load", lambda *_: pytest.fail("it was handed to Ghostscript"))
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    with pytest.raises(ValueError, match=r"a\.png"):
+        decode([str(path)], ["a.png"], size=8)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
-from vitmem.models.weights import read_pretrained
+from vitmem.models.weights import load_model, read_pretrained, save_model
 
 SIZES = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4}
 
@@ -155,3 +155,35 @@ def test_a_run_starts_from_the_file_and_remembers_it(cli, file, tmp_path):
     assert "is not the file that" in error
     file.unlink()
     assert cli("eval", run)[0] == 0  # a finished run needs it no more
+
+
+def test_recorded_arguments_are_data():
+    """Nothing but what a configuration writes reaches timm: no file to load, no code, no other shape of value."""
+    good = ModelConfig(width=16, depth=2, heads=2, patch=4, dropout=0.1, drop_path=0.1).timm_arguments((1, 8, 8), 10)
+    create(good)
+    for name, value in (
+        ("checkpoint_path", "evil.pth"),
+        ("pretrained", True),
+        ("pretrained_cfg", {"file": "evil.pth"}),
+        ("depth", "2"),
+        ("depth", 1e30),
+        ("depth", True),
+        ("img_size", [8, 8, 8]),
+        ("img_size", 8),
+        ("model_name", ["vit"]),
+        ("mlp_ratio", float("nan")),
+    ):
+        with pytest.raises(ValueError, match=name):
+            create({**good, name: value})
+    with pytest.raises(ValueError, match="lack img_size"):
+        create({name: value for name, value in good.items() if name != "img_size"})
+    with pytest.raises(ValueError, match="are a list"):
+        create([])
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"timm": []}', '{"timm": {"model_name": 3}}', "{", "\xff"])
+def test_a_malformed_description_is_one_error(tmp_path, content):
+    save_model(tmp_path, ours().state_dict(), {})
+    (tmp_path / "model.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(tmp_path)

@@ -90,3 +90,24 @@ def test_an_unfinished_run_cannot_be_edited(cli, run_folder):
 def test_a_copied_run_still_opens(finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "elsewhere")
     assert TrainedRun.open(copy).config.train.epochs == 2
+
+
+def test_an_edit_is_built_as_its_run_is(cli, run_folder):
+    """The run's own, sealed description says how an edit's weights are built; a changed copy changes nothing."""
+    before = TrainedRun.open(run_folder).model_of("kfac-rho0.9")
+    copy = run_folder / "edits" / "kfac-rho0.9" / "model.json"
+    content = json.loads(copy.read_text())
+    content["timm"]["num_heads"] = 4
+    copy.write_text(json.dumps(content))
+    after = TrainedRun.open(run_folder).model_of("kfac-rho0.9")
+    assert after.blocks[0].attn.num_heads == before.blocks[0].attn.num_heads
+    code, _, errors = cli("edit", "svd", run_folder)
+    assert code == 0, errors
+
+
+def test_an_edit_that_was_renamed_is_refused(cli, run_folder):
+    folder = run_folder / "edits"
+    (folder / "kfac-rho0.9").rename(folder / "other")
+    code, _, errors = cli("eval", run_folder, "--edits=other")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "holds an edit called 'kfac-rho0.9': it was renamed or copied" in errors

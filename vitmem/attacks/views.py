@@ -178,4 +178,4 @@ def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """Return an image, H W or H W 3 in uint8, as JPEG leaves it."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+    return np.asarray(Image.open(buffer, formats=("JPEG",)))

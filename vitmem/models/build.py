@@ -22,6 +22,7 @@ def create(arguments: dict, seed: int | None = None, device: str = "cpu") -> nn.
     """
     import timm
 
+    check_arguments(arguments)
     name = arguments["model_name"]
     if not name.startswith("vit_") or not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_patch')[0].removeprefix('vit_')}*", module="vision_transformer")[:5]
@@ -39,6 +40,35 @@ def create(arguments: dict, seed: int | None = None, device: str = "cpu") -> nn.
             raise ValueError(
                 f"timm cannot build {name} with {options}: {error or type(error).__name__}{hint}"
             ) from error
+
+
+# What ``ModelConfig.timm_arguments`` writes. Others could make timm load files, go online or run code: recorded
+# arguments are data that anybody may have written.
+_NUMBERS = (
+    "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio", "drop_rate",
+    "proj_drop_rate", "pos_drop_rate", "drop_path_rate",
+)  # fmt: skip
+_NEEDED = ("model_name", "img_size", "in_chans", "num_classes", "global_pool")
+_LARGEST = 2**20  # of any size: far above what any model has
+
+
+def check_arguments(arguments: object) -> None:
+    """Raise ValueError unless recorded arguments are those that a configuration gives, of the right types."""
+    if not isinstance(arguments, dict):
+        raise ValueError(f"the arguments of the model are a {type(arguments).__name__}; they must be a mapping")
+    if unknown := sorted(set(arguments) - {*_NEEDED, *_NUMBERS}):
+        raise ValueError(f"{unknown[0]} is no argument that vitmem records for a model; remove it")
+    if missing := [name for name in _NEEDED if name not in arguments]:
+        raise ValueError(f"the arguments of the model lack {missing[0]}")
+    for name, value in arguments.items():
+        numbers = value if name == "img_size" and isinstance(value, list) and len(value) == 2 else [value]
+        if name in ("model_name", "global_pool"):
+            fits = isinstance(value, str)
+        else:
+            fits = all(type(n) in (int, float) and 0 <= n <= _LARGEST for n in numbers)
+            fits = fits and (name != "img_size" or isinstance(value, list))
+        if not fits:
+            raise ValueError(f"the model's argument {name} is {str(value)[:80]!r}, which no configuration gives")
 
 
 def _check_patch(arguments: dict) -> None:

@@ -109,18 +109,22 @@ def save_model(folder: Path, state: dict[str, Tensor], description: dict) -> Non
     write_atomically(folder / "model.json", to_json(description))
 
 
-def load_model(folder: Path) -> nn.Module:
+def load_model(folder: Path, described: Path | None = None) -> nn.Module:
     """Return the model that a folder holds.
+
+    Args:
+        folder: with the weights.
+        described: folder whose ``model.json`` says how the model is built, where it is another.
 
     Raises:
         ValueError: a file is missing, damaged, or does not fit the other.
     """
     try:
-        arguments = json.loads((folder / "model.json").read_text())["timm"]
+        arguments = json.loads(((described or folder) / "model.json").read_text())["timm"]
         state = load_file(folder / "model.safetensors")
         model = build.create(arguments)
         model.load_state_dict(state)
-    except (OSError, KeyError, RuntimeError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         message = " ".join(str(error).split())
-        raise ValueError(f"{folder / 'model.safetensors'} cannot be loaded: {message[:300]}") from error
+        raise ValueError(f"the model in {folder} cannot be loaded: {message[:300]}") from error
     return model.eval()

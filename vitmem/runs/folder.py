@@ -110,6 +110,8 @@ def read_edit_json(folder: Path) -> dict:
     if content is None:
         present = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/edit.json"))) or "none"
         raise ValueError(f"{folder} holds no edit; edits of this run: {present}")
+    if content["id"] != folder.name:
+        raise ValueError(f"{folder} holds an edit called {content['id']!r}: it was renamed or copied; restore its name")
     expected = content["weights_sha256"]
     weights = folder / "model.safetensors"
     if expected is not None and (not weights.is_file() or file_digest(weights) != expected):

@@ -179,7 +179,7 @@ class TrainedRun:
                 f"{folder} holds no weights (save_weights was false); make them with "
                 f"`vitmem edit {name} {self.path} --id {edit_id} --force` and the options in edit.json"
             )
-        return load_model(folder).to(self.device)
+        return load_model(folder, described=self.path).to(self.device)  # of this model; the file beside it is a copy
 
     @cached_property
     def noise_sha256(self) -> str:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -80,3 +81,26 @@ def test_frozen_layers_stay_as_they_start(cli, tmp_path):
     assert (code, errors.count("\n")) == (2, 1)
     assert "'blocks.*.nothing' matches no linear layer" in errors
     assert not (tmp_path / "b").exists()
+
+
+def test_weights_that_are_not_finite_are_not_sealed(cli, tmp_path):
+    """The loss of the only step is finite; what the step makes of the weights is not."""
+    small = ["--model.width=16", "--model.depth=2", "--model.heads=2", "--train.warmup_epochs=0"]
+    one = ["--train.epochs=1", "--train.batch_size=2000", "--train.lr=1e38", "--train.weight_decay=1e38"]
+    code, _, errors = cli("train", *small, *one, "--name=a", f"--out={tmp_path}")
+    assert code == 1, errors
+    assert "is not finite after the training" in errors
+    assert not (tmp_path / "a" / "seed0" / "model.safetensors").exists()
+
+
+def test_a_reference_of_other_labels_is_refused(cli, run_folder, tmp_path):
+    """A retrain model of another noise seed beside a run would give numbers that mean nothing."""
+    other = [*QUICK, "--noise.seed=5", "--noise.rate=0.4", "--train_on=retrain"]
+    assert cli("train", *other, "--name=other", f"--out={tmp_path}")[0] == 0
+    beside = run_folder.with_name(f"{run_folder.name}-retrain")
+    (made,) = (tmp_path / "other").glob("seed0*")
+    shutil.copytree(made, beside)
+    code, _, errors = cli("eval", run_folder)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "cannot be compared with" in errors
+    assert "noise.rate: 0.1 there, 0.4 asked for" in errors

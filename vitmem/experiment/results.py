@@ -39,10 +39,17 @@ def evaluate_folder(run: TrainedRun, ids: Sequence[str] | None = None, *, force:
 
 
 def references_beside(run: TrainedRun) -> dict[str, TrainedRun]:
-    """Return the reference models in the folders beside a base model's."""
+    """Return the reference models in the folders beside a base model's.
+
+    Raises:
+        ValueError: one was trained with other settings or labels.
+    """
     path = run.path.resolve()
     beside = {kind: path.with_name(f"{path.name}-{kind}") for kind in REFERENCES}
-    return {k: TrainedRun.open(p, known=run.known) for k, p in beside.items() if (p / "model.safetensors").exists()}
+    found = {k: TrainedRun.open(p, known=run.known) for k, p in beside.items() if (p / "model.safetensors").exists()}
+    for reference in found.values():
+        run.check_beside(reference)
+    return found
 
 
 def seed_folders(folder: Path) -> list[Path]:

@@ -157,7 +157,9 @@ def _run_of(run: TrainedRun, of: str) -> tuple[TrainedRun | None, str]:
 
 def _opened(run: TrainedRun, path: Path) -> TrainedRun:
     if path not in run.beside:
-        run.beside[path] = TrainedRun.open(path)
+        other = TrainedRun.open(path)
+        run.check_beside(other)
+        run.beside[path] = other
     return run.beside[path]
 
 

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import torch
 import yaml
 
 from vitmem.datamodules.module import MemorisationData
@@ -16,7 +17,7 @@ from vitmem.runs.folder import RunFolder, difference, held
 from vitmem.runs.start import check_model, make_data, new_model, pretrained_sha256, timm_arguments
 from vitmem.runs.trained import TrainedRun
 from vitmem.training.devices import join
-from vitmem.training.errors import StateLost
+from vitmem.training.errors import StateLost, TrainingDiverged
 from vitmem.training.fit import fit
 
 _SETTINGS = ("config.yaml", "noise.csv", "noise.json")
@@ -58,6 +59,11 @@ def _train(config: RunConfig, path: Path, data: MemorisationData) -> None:
     state, epoch = fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
     if not is_main():
         return
+    if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        raise TrainingDiverged(
+            f"{broken[0]} is not finite after the training, of which nothing is kept; lower train.lr or raise "
+            "train.warmup_epochs, and give --force"
+        )
     mean, std = data.data.mean_std
     description = {"timm": timm_arguments(config, data), "mean": mean, "std": std, "classes": data.data.class_names}
     seconds = round(time.perf_counter() - start, 3)

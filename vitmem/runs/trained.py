@@ -17,7 +17,7 @@ from vitmem.editing.attempt import Attempt
 from vitmem.editing.known import known_noisy
 from vitmem.models.build import with_weights
 from vitmem.models.weights import load_model
-from vitmem.runs.config import RunConfig
+from vitmem.runs.config import RunConfig, on_one_device
 from vitmem.runs.folder import RunFolder, difference, read_edit_json
 from vitmem.runs.start import make_data, pretrained_sha256, start_model
 
@@ -111,6 +111,21 @@ class TrainedRun:
             return self.config.train_on
         stopped = self.config.train.early_stop and self.path.resolve().name.endswith("-early_stop")
         return "early_stop" if stopped else BASE
+
+    def check_beside(self, other: "TrainedRun") -> None:
+        """Raise ValueError unless another model was trained as this one, but for what makes one of them a reference."""
+
+        def comparable(run: TrainedRun) -> dict:
+            train = dataclasses.replace(run.config.train, early_stop=False)
+            config = dataclasses.replace(on_one_device(run.config), train_on="noisy", train=train)
+            return config.to_dict() | {"noise.csv": run.noise_sha256, "images": run.manifest.data_fingerprint}
+
+        own, theirs = comparable(self), comparable(other)
+        if own != theirs:
+            raise ValueError(
+                f"{other.path} cannot be compared with {self.path}: {difference(own, theirs)}; train it again with the "
+                "settings of the base model, or move it away"
+            )
 
     @property
     def device(self) -> torch.device:

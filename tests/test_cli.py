@@ -379,3 +379,29 @@ def test_equal_keys_are_an_error(cli, tmp_path):
     code, _, errors = cli("train", f"--config={file}", f"--out={tmp_path}")
     assert (code, errors.count("\n")) == (2, 1)
     assert "is not valid YAML" in errors
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("noise: {exact: null}", "noise.exact is null"),
+        ("train_on: null", "train_on is null"),
+        ("seed: null", "seed is null"),
+        ("train: {epochs: null}", "train.epochs is null"),
+        ("model: {pool: null}", "model.pool is null"),
+        ("augment: {flip: null}", "augment.flip is null"),
+        ("trainer: {precision: null}", "trainer.precision is null"),
+        ("train: {lr: 1e308}", "train.lr is 1e+308"),
+        ("train: {weight_decay: .inf}", "train.weight_decay is inf"),
+        ("train: {epochs: 1000000000000000000000000000000}", "train.epochs is 1e+30"),
+        ("augment: {randaugment: 1000000000000000000000}", "augment.randaugment is 1e+21"),
+        ("noise: {rate: .nan}", "noise.rate is nan"),
+    ],
+)
+def test_nulls_and_absurd_numbers_are_refused(cli, tmp_path, option, message):
+    file = tmp_path / "a.yaml"
+    file.write_text(option + "\n")
+    code, _, errors = cli("train", f"--config={file}", f"--out={tmp_path}")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert message in errors
+    assert not (tmp_path / "a").exists()

@@ -118,10 +118,28 @@ def read_options(prog: str, chosen: type[Options], options: Mapping) -> Options:
         ValueError: an option is unknown, or a value of the wrong type or out of range.
     """
     values = vars(options_parser(prog, chosen).read_object(options))
-    for option in dataclasses.fields(chosen):
-        if values[option.name] is None and option.default is not None:
-            raise ValueError(f"{option.name} is null; it needs a value, such as its default {option.default}")
+    check_values(chosen, values)
     return chosen(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+LARGEST = 1e18  # far above any count, rate or size that means something; what follows would overflow
+
+
+def check_values(chosen: type, values: Mapping, section: str = "") -> None:
+    """Raise ValueError if an option without a null default is null, or a number is not finite or absurdly large.
+
+    Args:
+        chosen: the dataclass of options.
+        values: by name.
+        section: what the names stand in, such as ``train``.
+    """
+    for option in dataclasses.fields(chosen):
+        name, value = f"{section}.{option.name}" if section else option.name, values.get(option.name, option.default)
+        if value is None and option.default is not None:
+            raise ValueError(f"{name} is null; it needs a value, such as its default {option.default}")
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, (int, float)) and not abs(number) <= LARGEST:
+                raise ValueError(f"{name} is {number:.3g}; numbers must be finite, and at most {LARGEST:g}")
 
 
 def summary(thing: type) -> str:

@@ -17,7 +17,7 @@ from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import TrainOn
 from vitmem.datamodules.noise import NOISES, Noise, Symmetric
 from vitmem.models.config import ModelConfig
-from vitmem.options import ActionConfigFile, Namespace, Parser, read_yaml
+from vitmem.options import ActionConfigFile, Namespace, Parser, check_values, read_yaml
 from vitmem.registry import lookup
 from vitmem.training.config import TrainConfig, TrainerConfig
 
@@ -131,8 +131,14 @@ def run_config(values: Namespace) -> RunConfig:
     for section in ("data", "noise", "augment", "model", "train", "trainer"):
         if not isinstance(getattr(values, section), Namespace):
             raise ValueError(f"{section} is {getattr(values, section)!r}; expected a mapping of its options")
+    for name in ("seed", "train_on"):
+        if getattr(values, name) is None:
+            raise ValueError(f"{name} is null; it needs a value, such as its default {getattr(RunConfig, name)}")
     data, noise = vars(values.data), vars(values.noise)
     data_class, noise_class = lookup("data set", data["name"], datasets()), lookup("noise kind", noise["kind"], NOISES)
+    sections = {"data": data_class, "noise": noise_class, "augment": Augment, "model": ModelConfig}
+    for section, chosen in {**sections, "train": TrainConfig, "trainer": TrainerConfig}.items():
+        check_values(chosen, vars(getattr(values, section)), section)
     return RunConfig(
         data=data_class(**{k: v for k, v in data.items() if k != "name"}),
         noise=noise_class(**{k: v for k, v in noise.items() if k != "kind"}),

@@ -117,14 +117,14 @@ def test_an_attack_that_fails_is_told_and_the_others_are_made(cli, run_folder, c
     for error in (KeyboardInterrupt(), Interrupted("stopped", 130)):
         with pytest.raises(type(error)):
             perform(run, raising(error), "broken", "broken", keep_going=True)
-    items = [{"name": "imprint", "lr": 1e30, "steps": 3}, {"name": "quantize", "bits": [4], "groups": []}]
+    items = [{"name": "imprint", "lr": 1e18, "steps": 3}, {"name": "quantize", "bits": [4], "groups": []}]
     plan = Experiment("tiny", run.config, references=(), attacks=plan_attacks(items))
     measure_seed(plan, run, {}, force=False)
     assert "imprint on base failed: the loss of the attack's fine-tuning is not finite" in capsys.readouterr().out
     stored = {result["attack"]: result for result in attack_results(run, (), ())}
     assert "not finite" in stored["imprint"]["report"]["failed"]
     assert stored["quantize"]["rows"]
-    code, _, errors = cli("eval", run_folder, "--attacks=[{name: imprint, lr: 1e30, steps: 3}]", "--edits=base")
+    code, _, errors = cli("eval", run_folder, "--attacks=[{name: imprint, lr: 1e18, steps: 3}]", "--edits=base")
     assert code == 2
     assert "not finite" in errors
     assert errors.count("\n") == 1

@@ -70,6 +70,21 @@ def test_the_eigen_coordinates_of_the_update_are_masked():
         assert left_OI[~mask_OI].abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("edit", [KFAC(rho=0.8, at="start"), EKFAC(rho=0.8, at="start", of="update")], ids=str)
+def test_curvature_may_be_that_of_the_start(edit):
+    """The oracle masks MODEL's coordinates by the curvature of a model that is the start."""
+    beginning = with_weights(MODEL, START)
+    layers = EditData(DATA, edit.sees, CACHE).curvature(beginning, edit).layers
+    found, state, origin = apply(edit), MODEL.state_dict(), START if edit.of == "update" else ZERO
+    for name, multiplier_OI in edit.weights(layers).items():
+        basis, key = layers[name].basis, f"{name}.weight"
+        whole_OI = basis.coordinates(state[key] - origin[key])
+        expected = origin[key] + basis.compose(whole_OI * multiplier_OI.to(whole_OI))
+        assert torch.allclose(found[key], expected, atol=1e-6), name
+    assert edit.track == TRACKS[1]
+    assert not torch.equal(found[key], apply(type(edit)(rho=0.8, of=edit.of))[key])
+
+
 def test_graded_singular_values_by_hand():
     edit = SVD(keep=0.25, filter="graded", exponent=1.5)
     s = torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64)

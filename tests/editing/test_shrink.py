@@ -155,3 +155,26 @@ def test_the_start_is_declared_and_has_a_track_of_its_own():
 def test_options_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_slope_sends_late_blocks_further_back():
+    names = [name for name, _ in MODEL.named_parameters()]
+    even, late = Rewind(keep=0.25).shares(names), Rewind(keep=0.25, slope=0.5).shares(names)
+    assert set(even.values()) == {0.25}
+    first, last = 0.25**0.5, 0.25**1.5
+    assert late["patch_embed.proj.weight"] == late["blocks.0.attn.qkv.weight"] == first
+    assert late["blocks.1.mlp.fc2.bias"] == late["head.weight"] == last
+    state = apply(Rewind(keep=0.25, slope=0.5))
+    for name, share in late.items():
+        assert torch.allclose(state[name], START[name] + share * (MODEL.state_dict()[name] - START[name]), atol=1e-6)
+
+
+def test_an_earlier_checkpoint_is_another_start():
+    middle = {name: value - 0.2 for name, value in MODEL.state_dict().items()}
+    edit = Rewind(keep=0.0, to="early_stop")
+    data = EditData(DATA, edit.sees, initial={"early_stop": middle}.__getitem__)
+    state = edit.apply(MODEL, data, keyed_generator(0)).state_dict
+    assert all(torch.equal(state[name], middle[name]) for name, _ in MODEL.named_parameters())
+    assert edit.track == TRACKS[2]  # validation chose it
+    with pytest.raises(PermissionError, match="'validation'"):
+        EditData(DATA, frozenset({"initial"}), initial={"early_stop": middle}.__getitem__).initial(MODEL, "early_stop")

@@ -28,7 +28,8 @@ class EditData:
         sees: what the edit declares.
         cache: where curvature is kept between edits.
         known: N, bool, the wrongly labelled training examples that are known; all by default.
-        initial: returns the weights that training started from, by name; None where they are not known.
+        initial: returns the weights that training started from, by name, or told ``early_stop`` those of that
+            reference model; None where they are not known.
 
     Attributes:
         served: examples handed out so far, each as often as it was; cached curvature counts as if it were collected.
@@ -41,7 +42,7 @@ class EditData:
         sees: frozenset[str],
         cache: CurvatureCache | None = None,
         known: Tensor | None = None,
-        initial: Callable[[], dict[str, Tensor]] | None = None,
+        initial: Callable[..., dict[str, Tensor]] | None = None,
     ):
         self._given, self._sees, self._cache = data, sees, cache or CurvatureCache()
         self._known = self._data.train_examples.is_noisy if known is None else known
@@ -103,16 +104,22 @@ class EditData:
         self._allow("validation")
         return self.serve(tuning_half(self._data.validation_examples), batch_size)
 
-    def initial(self, model: nn.Module) -> dict[str, Tensor]:
+    def initial(self, model: nn.Module, checkpoint: str = "initial") -> dict[str, Tensor]:
         """Return the weights that a model's training started from, by name, on the model's device.
+
+        Args:
+            model: the trained classifier.
+            checkpoint: initial, or early_stop: those of the reference model.
 
         Raises:
             ValueError: they are not known, or are not those of this model.
         """
         self._allow("initial")
+        if checkpoint != "initial":
+            self._allow("validation")
         if self._initial is None:
             raise ValueError("the weights that training started from are not known, and this edit needs them")
-        found, trained = self._initial(), model.state_dict()
+        found, trained = self._initial(*[checkpoint] if checkpoint != "initial" else []), model.state_dict()
         if wrong := [n for n, value in trained.items() if n not in found or found[n].shape != value.shape]:
             raise ValueError(f"the initial weights are another model's: {wrong[0]} is missing or of another shape")
         return {name: found[name].to(value) for name, value in trained.items()}

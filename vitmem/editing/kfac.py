@@ -21,6 +21,7 @@ from vitmem.curvature.spectrum import DenseMass, KroneckerMass, Mass, Target, fi
 from vitmem.editing.contract import Edit, EditResult, added
 from vitmem.editing.data import EditData
 from vitmem.editing.origin import Of, initial_matrices
+from vitmem.models.build import with_weights
 from vitmem.models.layers import select_layers
 
 
@@ -43,6 +44,7 @@ class KFAC(CurvatureConfig, Edit):
             taken), g (gradients alone), size (the squared coordinate itself) or obd (that times ag: Optimal Brain
             Damage, LeCun et al. 1989).
         permuted: control: deal out each layer's masses to its pairs at random.
+        at: where curvature is measured: end (the trained model) or start (the one that training started from).
     """
 
     search: ClassVar[dict[str, tuple]] = {"rho": ("uniform", 0.4, 0.99)}
@@ -57,9 +59,12 @@ class KFAC(CurvatureConfig, Edit):
     of: Of = added("weights")
     masses: Literal["ag", "a", "g", "size", "obd"] = added("ag")
     permuted: bool = added(False)
+    at: Literal["end", "start"] = added("end")
 
     def __post_init__(self):
         super().__post_init__()
+        if self.at == "start" and self.basis == "svd":
+            raise ValueError("at: start measures in axes of the model at the start; use a basis other than svd")
         if self.moments == "inputs" and self.masses not in ("ag", "a"):
             raise ValueError(f"masses is {self.masses}, which needs gradients; use a, or moments: kfac or ekfac")
         others = [option for option in ("fraction", "pairs", "tau") if getattr(self, option) is not None]
@@ -90,7 +95,7 @@ class KFAC(CurvatureConfig, Edit):
     @property
     def sees(self) -> frozenset[str]:
         """Images alone, unless labels or the knowledge which are wrong are asked for."""
-        start = {"initial"} if self.of == "update" else set()
+        start = {"initial"} if self.of == "update" or self.at == "start" else set()
         if not self.needs_images:
             return frozenset(start)
         if self.split == "validation":
@@ -167,6 +172,14 @@ class KFAC(CurvatureConfig, Edit):
 
     def curvature(self, model: nn.Module, data: EditData, origin: Mapping[str, Tensor]) -> Curvature:
         """Return axes and masses of the chosen layers, from images if they are needed."""
+        if self.needs_images and self.at == "start":
+            found = data.curvature(with_weights(model, data.initial(model)), self.collected)
+            maps = linear_maps(select_layers(model, self.layers), self.bias)
+            moved = {
+                n: dataclasses.replace(layer, map=maps[n], coordinates_OI=layer.basis.coordinates(maps[n].matrix()))
+                for n, layer in found.layers.items()
+            }
+            return dataclasses.replace(found, layers=moved)
         if self.needs_images:
             return data.curvature(model, self.collected, origin if self.basis == "svd" else None)
         start = time.perf_counter()

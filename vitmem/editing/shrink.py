@@ -3,7 +3,9 @@
 Controls for every edit that shrinks by a rule: what does a dumb one get? Legend: I inputs, O outputs.
 """
 
+import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import linear_maps
-from vitmem.editing.contract import Edit, EditResult
+from vitmem.editing.contract import Edit, EditResult, added
 from vitmem.editing.data import EditData
 from vitmem.editing.parameters import result
 from vitmem.models.layers import select_layers, select_norms
@@ -96,17 +98,30 @@ class Rewind(Edit):
         layers: all (every parameter, biases and norms included), or glob patterns over layer names, separated by
             commas: their matrices.
         keep: share of the way from the start to the trained weights that is kept, in [0, 1]; 1 changes nothing.
+        slope: how much further late blocks go back than early ones, in [-1, 1]: block l of L keeps keep^(1 + slope s),
+            s from -1 for the first block to 1 for the last; what lies before or after the blocks goes with the first
+            or the last. 0 treats all alike.
+        to: initial, or early_stop: an earlier checkpoint of the same training, that of the reference model
+            ``early_stop``, which must lie beside the run. It was chosen on validation, so the edit counts as seeing it.
     """
 
-    sees = frozenset({"initial"})
     main_option = "keep"
     search: ClassVar[dict[str, tuple]] = {"keep": ("uniform", 0.2, 1.0)}
 
     layers: str = "all"
     keep: float = 0.5
+    slope: float = added(0.0)
+    to: Literal["initial", "early_stop"] = added("initial")
 
     def __post_init__(self):
         _check_share("keep", self.keep)
+        if not -1 <= self.slope <= 1:
+            raise ValueError(f"slope is {self.slope}; it must be in [-1, 1]")
+
+    @property
+    def sees(self) -> frozenset[str]:
+        """The initial weights, or those of an earlier epoch, which validation chose."""
+        return frozenset({"initial"} | ({"validation"} if self.to == "early_stop" else set()))
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing."""
@@ -117,13 +132,25 @@ class Rewind(Edit):
         """Return the interpolated weights; buffers stay."""
         start = time.perf_counter()
         model = uncompiled(model)
-        trained, initial = dict(model.named_parameters()), data.initial(model)
+        trained, initial = dict(model.named_parameters()), data.initial(model, self.to)
         if self.layers == "all":
             chosen = list(trained)
         else:
             chosen = [f"{name}.weight" for name in select_layers(model, self.layers)]
-        changed = {n: torch.lerp(initial[n], trained[n].detach(), self.keep) for n in chosen} if self.keep < 1 else {}
+        keep = self.shares(chosen)
+        changed = {n: torch.lerp(initial[n], trained[n].detach(), keep[n]) for n in chosen} if self.keep < 1 else {}
         return result(model, changed, start, sum(initial[name].numel() for name in chosen))
+
+    def shares(self, names: Sequence[str]) -> dict[str, float]:
+        """Return what is kept of each parameter, by name, in the model's order."""
+        blocks = [int(found[1]) if (found := re.search(r"\bblocks\.(\d+)\.", name)) else None for name in names]
+        last = max((block for block in blocks if block is not None), default=0)
+        seen, shares = 0, {}
+        for name, block in zip(names, blocks, strict=True):
+            seen = seen if block is None else block
+            depth = 2 * seen / last - 1 if last else 0.0
+            shares[name] = self.keep ** (1 + self.slope * depth)
+        return shares
 
 
 @dataclass(frozen=True)

@@ -152,15 +152,7 @@ def _run_of(run: TrainedRun, of: str) -> tuple[TrainedRun | None, str]:
     beside = path.with_name(f"{root}-{of}" if of in REFERENCES else root)
     if beside == path:
         return run, its_id
-    return (_opened(run, beside) if RunFolder(beside).is_trained else None), its_id
-
-
-def _opened(run: TrainedRun, path: Path) -> TrainedRun:
-    if path not in run.beside:
-        other = TrainedRun.open(path)
-        run.check_beside(other)
-        run.beside[path] = other
-    return run.beside[path]
+    return (run.opened(beside) if RunFolder(beside).is_trained else None), its_id
 
 
 def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult] | None:
@@ -172,7 +164,7 @@ def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult
     known = run.known_noisy(run.share_known(edit_id))
 
     def again(model: nn.Module) -> EditResult:
-        data = EditData(run.data, edit.sees, known=known, initial=lambda: run.initial_state)
+        data = EditData(run.data, edit.sees, known=known, initial=run.start)
         return edit.apply(model, data, keyed_generator(run.config.seed, 5))
 
     return again

@@ -69,7 +69,7 @@ def make_edit(
         )
     made = None if force else dict(run.latest.values()).get(inputs)
     if made is None:
-        data = EditData(lambda: run.data, edit.sees, run.cache, run.known_noisy(), lambda: run.initial_state)
+        data = EditData(lambda: run.data, edit.sees, run.cache, run.known_noisy(), run.start)
         made = attempt(edit, run.model, data, keyed_generator(run.config.seed, 5), keep_going=keep_going)
     run.latest.clear()
     if made.result is not None:
@@ -95,6 +95,7 @@ def edit_inputs(run: TrainedRun, edit: Edit, name: str) -> str:
             "weights": run.weights_sha256,
             "noise": run.noise_sha256,
             **({"known": known} if "forget" in edit.sees else {}),
+            **({"to": run.reference(edit.to).weights_sha256} if getattr(edit, "to", "initial") != "initial" else {}),
         }
     )
 

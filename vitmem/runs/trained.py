@@ -104,6 +104,27 @@ class TrainedRun:
         arguments = json.loads((self.path / "model.json").read_text())["timm"]
         return start_model(self.config, arguments)[0].state_dict()
 
+    def start(self, checkpoint: str = "initial") -> dict[str, Tensor]:
+        """Return ``initial_state``, or told ``early_stop`` the weights of that reference model."""
+        return self.initial_state if checkpoint == "initial" else self.reference(checkpoint).model.state_dict()
+
+    def reference(self, kind: str) -> "TrainedRun":
+        """Return the reference model of that kind beside this run, opened once.
+
+        Raises:
+            ValueError: there is none, it is not finished, or it was not trained as this one.
+        """
+        path = self.path.resolve()
+        return self.opened(path.with_name(f"{path.name}-{kind}"))
+
+    def opened(self, path: Path) -> "TrainedRun":
+        """Return another model of this experiment, opened once, after ``check_beside``."""
+        if path not in self.beside:
+            other = TrainedRun.open(path)
+            self.check_beside(other)
+            self.beside[path] = other
+        return self.beside[path]
+
     @property
     def kind(self) -> str:
         """Which model of an experiment it is: base, or one of ``REFERENCES``."""

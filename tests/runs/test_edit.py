@@ -1,13 +1,16 @@
 """Edits of a run: made once, with what they knew and cost."""
 
 import json
+import shutil
 
 import torch
+from cases import QUICK
 from edited_runs import SEEN, Reader
 
 from vitmem.cli import main
 from vitmem.editing.attempt import attempt
-from vitmem.runs.edit import make_edit
+from vitmem.editing.shrink import Rewind
+from vitmem.runs.edit import edit_inputs, make_edit
 from vitmem.runs.evaluate import evaluate
 from vitmem.runs.trained import TrainedRun
 
@@ -67,3 +70,22 @@ def test_two_points_with_the_same_options_are_made_once(run_folder, monkeypatch)
     assert len(made) == 2
     make_edit(run, Reader(epochs=2), "reader", "again", save=False, force=True)
     assert len(made) == 3
+
+
+def test_rewinding_to_an_earlier_checkpoint(cli, run_folder, tmp_path):
+    """The checkpoint is that of the reference model beside the run; another one there makes another edit."""
+    ask = ["edit", "rewind", run_folder, "--to", "early_stop", "--keep", "0", "--id", "back"]
+    code, _, errors = cli(*ask)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "seed0-early_stop" in errors
+    stopped = run_folder.with_name("seed0-early_stop")
+    code, _, errors = cli("train", f"--out={tmp_path / 'other'}", *QUICK, "--train.early_stop=true")
+    assert code == 0, errors
+    shutil.copytree(tmp_path / "other" / "digits" / "seed0", stopped)
+    code, _, errors = cli(*ask)
+    assert code == 0, errors
+    run, expected = TrainedRun.open(run_folder), TrainedRun.open(stopped).model.state_dict()
+    found = run.model_of("back").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    edit = Rewind(keep=0.0, to="early_stop")
+    assert edit_inputs(run, edit, "rewind") != edit_inputs(run, Rewind(keep=0.0), "rewind")

@@ -206,7 +206,7 @@ class Bench:
         row |= {"passes": 0.0, "seconds": 0.0, "extra_memory_bytes": None}
         try:
             chosen = dataclasses.replace(edit, **options)
-            data = EditData(self.run.data, chosen.sees, self.run.cache, self.fit_N, lambda: self.run.initial_state)
+            data = EditData(self.run.data, chosen.sees, self.run.cache, self.fit_N, self.run.start)
             made = attempt(chosen, self.run.model, data, keyed_generator(self.run.config.seed, 5))
         except (ValueError, RuntimeError, ArithmeticError) as error:
             return row | {"status": f"failed: {' '.join(str(error).split())[:300]}"}

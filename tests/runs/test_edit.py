@@ -79,9 +79,9 @@ def test_rewinding_to_an_earlier_checkpoint(cli, run_folder, tmp_path):
     assert (code, errors.count("\n")) == (2, 1)
     assert "seed0-early_stop" in errors
     stopped = run_folder.with_name("seed0-early_stop")
-    code, _, errors = cli("train", f"--out={tmp_path / 'other'}", *QUICK, "--train.early_stop=true")
+    code, _, errors = cli("train", f"--out={tmp_path / 'other'}", *QUICK, "--name=tiny", "--train.early_stop=true")
     assert code == 0, errors
-    shutil.copytree(tmp_path / "other" / "digits" / "seed0", stopped)
+    shutil.copytree(tmp_path / "other" / "tiny" / "seed0", stopped)
     code, _, errors = cli(*ask)
     assert code == 0, errors
     run, expected = TrainedRun.open(run_folder), TrainedRun.open(stopped).model.state_dict()

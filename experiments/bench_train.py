@@ -33,10 +33,10 @@ from torchvision.transforms import v2
 from vitmem import models
 from vitmem.datamodules.batch import Examples, InMemoryLoader
 from vitmem.datamodules.digits import Digits
-from vitmem.datamodules.folder import class_folders, images
 from vitmem.datamodules.images import decode, read
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
+from vitmem.datamodules.tree import Tree, class_folders
 from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.fit import fit
 from vitmem.training.module import warmup_cosine
@@ -110,7 +110,7 @@ def compare_steps(options: argparse.Namespace) -> None:
 
 def compare_loaders(options: argparse.Namespace, root: Path) -> None:
     """Print images a second of the in-memory loader over those of torchvision's folder and DataLoader."""
-    files = [file for name in class_folders(root) for file in images(root / name)][: options.images]
+    files = [file for name in class_folders(root) for file in Tree().images(root / name)][: options.images]
     start = time.perf_counter()
     image = torch.from_numpy(decode(files, files))
     print(f"{len(image)} images of {tuple(image.shape[1:])}, decoded in {time.perf_counter() - start:.2f} s, once")
@@ -133,7 +133,7 @@ def compare_loaders(options: argparse.Namespace, root: Path) -> None:
 
 def measure_decoding(options: argparse.Namespace, root: Path) -> None:
     """Print how many images a second one core decodes, resizes and cuts."""
-    files = images(root)[: options.images]
+    files = Tree().images(root)[: options.images]
     rates = []
     for turn in range(options.turns):
         start = time.perf_counter()

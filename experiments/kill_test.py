@@ -51,21 +51,23 @@ def results(out: Path) -> list[bytes]:
     return [(out / "default" / "seed0" / name).read_bytes() for name in RESULTS]
 
 
+def unfinished(folder: Path) -> set[Path]:
+    """Return the checkpoints of a run that are half-written."""
+    return set((folder / "checkpoints").glob("*.partial"))
+
+
 def kill(process: ForkProcess, folder: Path, seconds: float, while_saving: bool) -> bool:
     """Kill a training some seconds after its first sign of life, or in its next write of a checkpoint after that.
 
     Returns:
         Whether it was killed; it may have finished before.
     """
-    signs = [folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "last.partial"]
-    before = [sign.stat().st_mtime_ns if sign.exists() else 0 for sign in signs]
-
-    def alive() -> bool:
-        return any(path.exists() and path.stat().st_mtime_ns != b for path, b in zip(signs, before, strict=True))
+    sign, half = folder / "checkpoints" / "last.ckpt", unfinished(folder)
+    before = sign.stat().st_mtime_ns if sign.exists() else 0
 
     def moving() -> bool:
         try:
-            return alive()
+            return (sign.exists() and sign.stat().st_mtime_ns != before) or unfinished(folder) > half
         except FileNotFoundError:  # renamed between the two looks at it
             return True
 
@@ -74,7 +76,7 @@ def kill(process: ForkProcess, folder: Path, seconds: float, while_saving: bool)
     end = time.monotonic() + seconds
     while process.is_alive() and time.monotonic() < end:
         time.sleep(0.001)
-    while process.is_alive() and while_saving and not signs[1].exists():
+    while process.is_alive() and while_saving and not unfinished(folder) - half:
         pass  # a write takes milliseconds: no sleep
     process.kill()
     process.join()
@@ -98,7 +100,7 @@ def main() -> None:
             run = out / "default" / "seed0"
             while kills < options.kills and kill(process := start(out), run, 2 * draw.random(), kills % 2 == 1):
                 kills += 1
-                left = (run / "checkpoints" / "last.partial").exists()
+                left = bool(unfinished(run))
                 in_a_write += left
                 print(f"kill {kills}{': a half-written checkpoint is left' if left else ''}", flush=True)
             if process.exitcode < 0:  # enough kills: let it finish

@@ -42,9 +42,11 @@ class Augment:
     cutmix: float = 0.0
 
     def __post_init__(self):
-        for option in ("pad", "randaugment", "mixup", "cutmix"):
-            if not 0 <= getattr(self, option) < float("inf"):
-                raise ValueError(f"augment.{option} is {getattr(self, option)}; it must not be negative or infinite")
+        for option, most in (("pad", 2**16), ("randaugment", 100), ("mixup", 1e6), ("cutmix", 1e6)):
+            if not 0 <= getattr(self, option) <= most:
+                raise ValueError(
+                    f"augment.{option} is {getattr(self, option)}; it must not be negative, and at most {most:g}"
+                )
         if not 0 < self.crop <= 1:
             raise ValueError(f"augment.crop is {self.crop}; it is a share of the area in (0, 1], and 1 is off")
         if not 0 <= self.magnitude <= 30:

@@ -42,9 +42,11 @@ class Noise:
             raise ValueError(f"noise.rate is {self.rate}; it is a fraction in [0, 1], not a percentage")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"noise.seed is {self.seed}; it must be in [0, 2^32)")
-        for name, least in (("repeats", 1), ("canaries", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"noise.{name} is {getattr(self, name)}; it must be at least {least}")
+        for name, least, most in (("repeats", 1, 1000), ("canaries", 0, 10**9)):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(
+                    f"noise.{name} is {getattr(self, name)}; it must be at least {least} and at most {most}"
+                )
 
     def manifest(self, data: ImageData) -> NoiseManifest:
         """Return the labels that training is given, and where they come from.

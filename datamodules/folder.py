@@ -1,7 +1,7 @@
 """Images in folders by class, and ImageNet as a special case of them."""
 
-import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vitmem.datamodules.cache import CACHE_FOLDER, cached
 from vitmem.datamodules.digits import stratified
-from vitmem.datamodules.images import CACHE_FOLDER, cached, decode, native_size
+from vitmem.datamodules.images import VERSION, decode, native_size
 from vitmem.datamodules.sources import DataSet, ImageData
 from vitmem.datamodules.streaming import relative, streamed
+from vitmem.datamodules.tree import SUFFIXES, Tree, by_form, class_folders, composed
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 VALIDATION_FOLDERS = ("val", "validation", "test")
 _SPLIT_SEED = 0
+_MOST_WORKERS, _MOST_PIXELS = 2**10, 2**14
 
 Split = Mapping[str, Sequence[str]]  # class name -> paths of its images, sorted
 
@@ -46,7 +48,7 @@ class ImageFolder(DataSet):
 
     root: str = "data"
     size: int | None = None
-    classes: list[str] | str | None = None
+    classes: list[str | bool | int | float] | str | None = None
     per_class: int | None = None
     per_class_validation: int | None = None
     skip_per_class: int = 0
@@ -58,14 +60,20 @@ class ImageFolder(DataSet):
     workers: int | None = None
 
     def __post_init__(self):
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"data.workers is {self.workers}; it must not be negative")
+        if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
+            raise ValueError(
+                f"data.workers is {self.workers}; it must not be negative, and at most {_MOST_WORKERS} processes"
+            )
+        if self.size is not None and self.size > _MOST_PIXELS:
+            raise ValueError(f"data.size is {self.size}; it is a side in pixels, and at most {_MOST_PIXELS}")
         for name in ("size", "per_class", "per_class_validation"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}; it must be at least 1")
         if self.skip_per_class < 0:
             raise ValueError(f"data.skip_per_class is {self.skip_per_class}; it must not be negative")
+        if self.max_gb < 0:
+            raise ValueError(f"data.max_gb is {self.max_gb}; it must not be negative")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"data.validation_share is {self.validation_share}; it is a fraction in [0, 1)")
 
@@ -104,13 +112,13 @@ class ImageFolder(DataSet):
         names = relative(paths, root)
         settings, files = {"size": self.size, "grey": self.grey}, dict(zip(names, paths, strict=True))
         build = partial(decode, paths, names, self.size, self.grey)
-        return torch.from_numpy(cached(cache, split, settings, files, build))
+        return torch.from_numpy(cached(cache, split, settings, files, build, VERSION))
 
     def splits(self, root: Path) -> dict[str, Split]:
         """Return the chosen images of both splits by class, in the order of the labels."""
         folder = root / "train"
-        names = self.chosen(class_folders(folder), folder)
-        train = {name: images(folder / name)[self.skip_per_class :][: self.per_class] for name in names}
+        names, tree = self.chosen(class_folders(folder), folder), Tree()
+        train = {name: tree.images(folder / name)[self.skip_per_class :][: self.per_class] for name in names}
         if empty := [name for name, files in train.items() if not files]:
             if self.skip_per_class:
                 raise ValueError(
@@ -119,31 +127,35 @@ class ImageFolder(DataSet):
             raise ValueError(f"classes without an image in {folder}: {_some(empty)}; images end in {_some(SUFFIXES)}")
         folder = next((root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()), None)
         if folder is None:
+            _tell(tree, root)
             return self._held_out(train, root)
         if self.validation_share:
             raise ValueError(f"data.validation_share is {self.validation_share}, but there is {folder}; set it to 0")
         validation = {
-            name: files[: self.per_class_validation] for name, files in self.validation(folder, names).items()
+            name: files[: self.per_class_validation] for name, files in self.validation(folder, names, tree).items()
         }
+        _tell(tree, root)
         if empty := [name for name, files in validation.items() if not files]:
             raise ValueError(f"classes without an image in {folder}: {_some(empty)}; add some, or set data.classes")
         return {"train": train, "validation": validation}
 
-    def validation(self, folder: Path, names: Sequence[str]) -> Split:
+    def validation(self, folder: Path, names: Sequence[str], tree: Tree) -> Split:
         """Return the validation images of the named classes, which must be those of the folder if none is left out."""
-        found = class_folders(folder)
-        trained = class_folders(folder.parent / "train")
-        if unknown := sorted(set(found) - set(trained)):
+        found = by_form(class_folders(folder), str(folder))
+        everything = len(names) == len(class_folders(folder.parent / "train")) and self.classes is None
+        if everything and (unknown := sorted(set(found) - set(map(composed, names)))):
             raise ValueError(f"{folder} has classes that train/ beside it lacks: {_some(unknown)}; classes must agree")
-        return {name: images(folder / name) if name in found else [] for name in names}
+        own = {name: found.get(composed(name)) for name in names}
+        return {name: [] if other is None else tree.images(folder / other) for name, other in own.items()}
 
     def chosen(self, found: Sequence[str], folder: Path) -> Sequence[str]:
         """Return the names that ``classes`` lists, all by default, sorted."""
         wanted = class_list(self.classes)
         if wanted is not None:
-            if unknown := sorted(set(wanted) - set(found)):
+            there = by_form(found, str(folder))
+            if unknown := sorted(name for name in wanted if composed(name) not in there):
                 raise ValueError(f"data.classes has names that {folder} lacks: {_some(unknown)}; it has {_some(found)}")
-            found = sorted(wanted)
+            found = sorted(there[composed(name)] for name in wanted)
         if len(found) < 2:
             raise ValueError(f"{folder} has {len(found)} classes to use ({_some(found)}); at least 2 are needed")
         return found
@@ -171,48 +183,45 @@ class ImageFolder(DataSet):
         return split
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders, sorted; hidden ones are left out.
-
-    Raises:
-        ValueError: there is no such folder, or no class folder in it.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; images belong in {folder}/CLASS/")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise ValueError(f"{folder} holds no class folders; images belong in {folder}/CLASS/")
-    return names
-
-
-def images(folder: Path) -> list[str]:
-    """Return the paths of the images below a folder, sorted; hidden ones are left out."""
-    return sorted(
-        os.path.join(parent, file)
-        for parent, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if file.lower().endswith(SUFFIXES) and not file.startswith(".")
-    )
-
-
-def class_list(classes: list[str] | str | None) -> list[str] | None:
+def class_list(classes: list | str | None) -> list[str] | None:
     """Return the names that an option lists, or that the text file it names holds, one a line.
 
     Raises:
-        ValueError: there is no such file, no name in it, or a name comes twice.
+        ValueError: there is no such file, it is no text, there is no name in it, a name comes twice, or YAML made
+            something else of a name.
     """
     if isinstance(classes, str):
         path = Path(classes).expanduser()
-        if not path.is_file():
-            raise ValueError(f"data.classes: there is no file {path}; give a text file of names, or a list [a, b]")
-        classes = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        typed = "," in classes and not path.is_file()  # as lists are typed on a command line
+        names = classes.split(",") if typed else _lines(path)
+        classes = [name.strip() for name in names if name.strip()]
     if classes is None:
         return None
+    if changed := [name for name in classes if not isinstance(name, str)]:
+        raise ValueError(
+            f"data.classes has {changed[0]}, which YAML makes of yes, no and numbers; put the names in quotes, as in "
+            "['no', '0']"
+        )
     if not classes:
         raise ValueError("data.classes names no class; leave it out to use all")
-    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+    if twice := sorted(name for name, number in Counter(map(composed, classes)).items() if number > 1):
         raise ValueError(f"data.classes names classes twice: {_some(twice)}; name each one once")
     return classes
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a text file."""
+    if not path.is_file():
+        raise ValueError(f"data.classes: there is no file {path}; give a text file of names, or a list [a, b]")
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data.classes: {path} is not a text file in UTF-8 ({error})") from error
+
+
+def _tell(tree: Tree, root: Path) -> None:
+    if words := tree.report():
+        print(f"{root}: {words}", flush=True)
 
 
 def _some(names) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from vitmem.datamodules.corruption import Noise
 from vitmem.datamodules.label_files import integers, read_csv, read_pt
 from vitmem.datamodules.sources import ImageData
+from vitmem.datamodules.tree import composed
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,9 @@ class Human(Noise):
             raise ValueError(
                 f"{path} has the columns {', '.join(columns)}; path (for image folders) or index is missing"
             )
-        wanted = data.train_name if key == "path" else [str(k) for k in range(len(data.train_label))]
-        row = {name: k for k, name in enumerate(columns[key])}
+        wanted = data.train_name if key == "path" else map(str, range(len(data.train_label)))
+        wanted = [composed(name) for name in wanted]
+        row = {composed(name): k for k, name in enumerate(columns[key])}
         if len(row) < len(columns[key]):
             raise ValueError(f"{path}: the column {key} names an example twice; give each example one row")
         if missing := [name for name in wanted if name not in row]:

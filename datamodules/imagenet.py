@@ -1,11 +1,14 @@
 """ImageNet-1k (ILSVRC 2012; Russakovsky et al. 2015) from its folders or official archives."""
 
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitmem.datamodules.folder import SUFFIXES, ImageFolder, Split
+import torch
+
+from vitmem.datamodules.folder import ImageFolder, Split
+from vitmem.datamodules.tree import Tree, flat_images
 
 _ARCHIVES = "ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org"
 
@@ -59,11 +62,11 @@ class ImageNet(ImageFolder):
             raise ValueError(f"data.num_classes is {self.num_classes}, but {folder} has {len(found)} classes")
         return super().chosen(found[: self.num_classes], folder)
 
-    def validation(self, folder: Path, names: Sequence[str]) -> Split:
+    def validation(self, folder: Path, names: Sequence[str], tree: Tree) -> Split:
         """Return the validation images by class; the development kit names the classes of a flat folder."""
-        flat = sorted(file.path for file in os.scandir(folder) if file.name.lower().endswith(SUFFIXES))
+        flat = flat_images(folder)
         if not flat:
-            return super().validation(folder, names)
+            return super().validation(folder, names, tree)
         wnids = _development_kit(folder.parent)
         if len(wnids) != len(flat):
             raise ValueError(f"{folder} holds {len(flat)} images; the development kit describes {len(wnids)}")
@@ -79,21 +82,38 @@ def _official(root: Path, split: str) -> None:
     from torchvision.datasets import ImageNet as Official
 
     try:
+        _wnids(root)
         Official(root, split)
-    except (RuntimeError, OSError) as error:
-        message = " ".join(str(error).split())
+    except Exception as error:  # a damaged archive fails in many ways
+        message = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"the ImageNet archives in {root} cannot be unpacked: {message}") from error
+
+
+def _wnids(root: Path) -> list[str]:
+    """Return what torchvision's meta.bin says of the validation images; made from the kit if missing or damaged."""
+    from torchvision.datasets import imagenet
+
+    def read() -> list[str] | None:
+        file = root / imagenet.META_FILE
+        with suppress(Exception):  # whatever is wrong with it, it is made again
+            _, wnids = torch.load(file, weights_only=True) if file.is_file() else (None, None)
+            if isinstance(wnids, list) and all(isinstance(wnid, str) for wnid in wnids):
+                return wnids
+        return None
+
+    if (found := read()) is None:
+        imagenet.parse_devkit_archive(root)
+        found = read()
+    if found is None:
+        raise ValueError(f"{root / imagenet.META_FILE} is damaged; remove it")
+    return found
 
 
 def _development_kit(root: Path) -> list[str]:
     """Return the WNIDs of the validation images in the order of their names."""
-    from torchvision.datasets import imagenet
-
     try:
-        if not (root / imagenet.META_FILE).is_file():
-            imagenet.parse_devkit_archive(root)
-        return imagenet.load_meta_file(root)[1]
-    except (RuntimeError, OSError) as error:
+        return _wnids(root)
+    except Exception as error:  # a damaged archive fails in many ways
         raise ValueError(
             f"{root / 'val'} has no class folders, and the development kit that describes its images cannot be read "
             f"({' '.join(str(error).split())}); put ILSVRC2012_devkit_t12.tar.gz from image-net.org into {root}"

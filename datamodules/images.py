@@ -1,30 +1,37 @@
-"""Images decoded once, into uint8 arrays that later runs read from a memory-mapped cache.
+"""Image files and their contents, decoded into uint8 arrays.
 
 Legend: N images, C channels, H x W pixels.
 """
 
-import hashlib
 import io
-import json
 import os
-import tempfile
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from vitmem.files import mistaken
+
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # what the suffixes of image folders stand for
-CACHE_FOLDER = ".vitmem_cache"
-_VERSION = 1  # of the decoding: a change makes every cache stale
+VERSION = 2  # of the decoding: a change makes every cache stale
 _SHOWN = 20  # unreadable images that an error names
 _CHUNK = 256  # images that a thread decodes in one go
+_TURNS = {  # EXIF's number of an orientation -> what sets the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG_EXIF = {"exif", "Raw profile type exif"}  # where Pillow puts it
 _SMALL = 64  # side in pixels up to which one thread is fastest: more of them wait for the interpreter (measured)
-_COVERS = "names, sizes and modification times of the source files, and the decoding settings; not the files' bytes"
 
 
 def decode(items: Sequence[str | bytes], names: Sequence[str], size: int | None = None, grey: bool = False):
@@ -33,19 +40,25 @@ def decode(items: Sequence[str | bytes], names: Sequence[str], size: int | None 
     Args:
         items: N image files, or their contents.
         names: N names for messages.
-        size: side in pixels; the short side is resized to it (bilinear), the centre kept. None: as they are, and all
-            must then be of one size.
+        size: side in pixels; the short side is resized to it (bilinear), the centre kept. None: as they are, set
+            upright where EXIF says how they were held, and all must then be of one size.
         grey: one channel instead of three.
 
     Returns:
         N C H W, uint8.
 
     Raises:
-        ValueError: images cannot be read, or differ in size; all of them are counted and the first 20 named.
+        ValueError: images cannot be read, or differ in size; all of them are counted and the first 20 named. Or there
+            is not enough memory for them.
     """
     native = native_size(items)
     width, height = (size, size) if size else native
-    image_NCHW = np.empty((len(items), 1 if grey else 3, height, width), np.uint8)
+    try:
+        image_NCHW = np.empty((len(items), 1 if grey else 3, height, width), np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise ValueError(
+            f"{len(items)} images of {height} x {width} pixels do not fit into memory; set data.size, or stream them"
+        ) from error
     bad: dict[int, str] = {}
 
     def fill(start: int) -> int:
@@ -111,13 +124,27 @@ def native_size(items: Sequence[str | bytes]) -> tuple[int, int]:
     """Return width and height of the first image that can be opened, (1, 1) if there is none."""
     for item in items:
         with suppress(Exception), _open(item) as image:  # decode reports what cannot be opened
-            return image.size
+            return _upright_size(image)
     return 1, 1
+
+
+def is_regular(path: str | Path) -> bool:
+    """Tell whether a path leads to an ordinary file: one that opens a pipe or a device would wait.
+
+    Raises:
+        OSError: it leads nowhere.
+    """
+    return stat.S_ISREG(os.stat(path).st_mode)
 
 
 def _open(item: str | bytes) -> Image.Image:
     """Open an image by its content; others than these formats are refused, since some start other programs."""
-    return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=FORMATS)
+    if isinstance(item, str) and not is_regular(item):
+        raise ValueError("not a regular file")
+    try:
+        return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(mistaken(item) or "not an image") from error
 
 
 def read(
@@ -135,7 +162,9 @@ def read(
     """
     with _open(item) as image:
         _check(image, None if resize else size)
+        turn = _TURNS.get(_orientation(image))
         image = image.convert("L" if grey else "RGB")
+        image = image if turn is None else image.transpose(turn)
         if cut is not None:
             image = cut(image)
         elif resize:
@@ -146,87 +175,27 @@ def read(
 def _check(image: Image.Image, size: tuple[int, int] | None) -> None:
     if image.mode.startswith(("I", "F")):  # conversion to 8 bits would clip
         raise ValueError(f"its mode is {image.mode}; allowed are images of 8 bits a channel")
-    if size is not None and image.size != size:
-        raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, the first is {size[0]} x {size[1]}: set size")
+    if size is not None and _upright_size(image) != size:
+        width, height = _upright_size(image)
+        raise ValueError(f"{width} x {height} pixels, the first is {size[0]} x {size[1]}: set size")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how EXIF says that the camera was held, 1 where it says nothing; looks at the header alone."""
+    if image.format == "TIFF" or (image.format == "PNG" and not _PNG_EXIF & image.info.keys()):
+        return 1  # Pillow turns TIFF by itself, and would decode a whole PNG to look for EXIF behind its pixels
+    with suppress(Exception):  # damaged EXIF says nothing
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if found in _TURNS else 1
+    return 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 def reason(error: Exception) -> str:
     """Return in a few words why an image cannot be read."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
-
-
-def cached(
-    folder: Path, name: str, settings: Mapping, files: Mapping[str, str], build: Callable[[], np.ndarray]
-) -> np.ndarray:
-    """Return the array that ``build`` makes from files; later calls map it from a cache while the files are the same.
-
-    A cache is one ``.npy`` and one ``.json`` that says what it was made from; the ``.json`` is written last, so a
-    half-written cache is never taken for whole. A folder that cannot be written costs a warning, no more. Nothing is
-    ever removed: the folder may be deleted at any time.
-
-    Args:
-        folder: where the cache lies.
-        name: of the cache, for readers of the folder.
-        settings: whatever else the array depends on; JSON types.
-        files: the sources in order, stable name -> path.
-        build: makes the array.
-    """
-    described = {"version": _VERSION, "settings": dict(settings), "num_files": len(files), "covers": _COVERS}
-    described["files_sha256"] = _files_sha256(files)
-    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"{name}-{key}.npy"
-    with suppress(OSError, ValueError, EOFError):
-        found = json.loads(path.with_suffix(".json").read_text())
-        array = _map(path)
-        if found == described | {"shape": list(array.shape), "dtype": str(array.dtype)}:
-            return array
-    array = build()
-    described |= {"shape": list(array.shape), "dtype": str(array.dtype)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(path, lambda file: np.save(file, array, allow_pickle=False))
-        _write(path.with_suffix(".json"), lambda file: file.write(json.dumps(described, indent=2).encode()))
-        return _map(path)
-    except OSError as error:
-        warnings.warn(
-            f"decoded images are not cached in {folder} ({error.strerror}) and stay in memory; set data.cache to a "
-            "folder that can be written",
-            stacklevel=2,
-        )
-        return array
-
-
-def _map(path: Path) -> np.ndarray:
-    # copy on write: torch has no read-only tensors, and the file is never changed
-    return np.load(path, mmap_mode="c", allow_pickle=False)
-
-
-def _files_sha256(files: Mapping[str, str]) -> str:
-    """SHA-256 of the list of files: name, size and modification time of each."""
-    digest = hashlib.sha256()
-    for name, path in files.items():
-        try:
-            stat = os.stat(path)
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
-        except OSError:
-            state = "missing"
-        digest.update(f"{name}\0{state}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _write(path: Path, write: Callable) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise

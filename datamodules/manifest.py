@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-_SETTINGS = ("num_classes", "kind", "rate", "seed", "data_fingerprint")
+_COLUMNS = ["index", "true_label", "given_label", "is_noisy"]
+_SETTINGS = {"num_classes": int, "kind": str, "rate": (int, float), "seed": int, "data_fingerprint": str}
+_MOST = {"num_classes": 2**31, "rate": 1, "seed": 2**32}  # the least is 0
 _COMPUTED = ("num_examples", "num_noisy", "realised_rate", "sha256")
 
 
@@ -51,7 +53,7 @@ class NoiseManifest:
         """Return the table that ``noise.csv`` holds."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["index", "true_label", "given_label", "is_noisy"])
+        writer.writerow(_COLUMNS)
         for index, (true, given) in enumerate(zip(self.true_label, self.given_label, strict=True)):
             writer.writerow([index, true, given, int(true != given)])
         return out.getvalue()
@@ -76,16 +78,40 @@ class NoiseManifest:
             ValueError: a file is missing or malformed, or the table was changed.
         """
         try:
-            header = json.loads(json_path.read_text())
+            settings, details, expected = _header(json.loads(json_path.read_text()))
             text = csv_path.read_text()
-            rows = np.array([[int(cell) for cell in row] for row in list(csv.reader(io.StringIO(text)))[1:]], np.int64)
-            columns = rows.reshape(-1, 4)
-            details = {name: value for name, value in header.items() if name not in _SETTINGS + _COMPUTED}
-            settings = {name: header[name] for name in _SETTINGS}
-            manifest = cls(columns[:, 1], columns[:, 2], **settings, details=details)
-            expected = header["sha256"]
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{csv_path} with {json_path.name} is not a noise manifest ({error})") from error
-        if hashlib.sha256(text.encode()).hexdigest() != expected:
+            changed = hashlib.sha256(text.encode()).hexdigest() != expected
+            true, given = (None, None) if changed else _labels(text, settings["num_classes"])
+        except (OSError, ValueError, ArithmeticError, RecursionError, csv.Error) as error:
+            message = " ".join(str(error).split())[:200]
+            raise ValueError(f"{csv_path} with {json_path.name} is not a noise manifest ({message})") from error
+        if changed:
             raise ValueError(f"{csv_path} was changed after it was written: its SHA-256 is not the one in {json_path}")
-        return manifest
+        return cls(true, given, **settings, details=details)
+
+
+def _header(content: object) -> tuple[dict, dict, str]:
+    """Return the settings, the details and the SHA-256 of the table that a header holds, of the right types."""
+    if not isinstance(content, dict):
+        raise ValueError(f"the header is a {type(content).__name__}; expected a mapping")
+    for name, kind in {**_SETTINGS, "sha256": str}.items():
+        value = content.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r:.50}; expected {getattr(kind, '__name__', 'a number')}")
+        if name in _MOST and not 0 <= value <= _MOST[name]:
+            raise ValueError(f"{name} is {value!r:.50}; expected 0 to {_MOST[name]}")
+    details = {name: value for name, value in content.items() if name not in (*_SETTINGS, *_COMPUTED)}
+    return {name: content[name] for name in _SETTINGS}, details, content["sha256"]
+
+
+def _labels(text: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return true and given labels of a table, N each."""
+    header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    if header != _COLUMNS or not rows or any(len(row) != len(_COLUMNS) for row in rows):
+        raise ValueError(f"the table needs rows of {', '.join(_COLUMNS)}")
+    index, true, given, is_noisy = np.array([[int(cell) for cell in row] for row in rows], np.int64).T
+    if (index != np.arange(len(rows))).any() or ((true != given) != is_noisy).any():
+        raise ValueError("index must count from 0, and is_noisy be 1 where the labels differ, otherwise 0")
+    if min(true.min(), given.min()) < 0 or max(true.max(), given.max()) >= num_classes:
+        raise ValueError(f"labels must go from 0 to {num_classes - 1}")
+    return true, given

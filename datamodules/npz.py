@@ -1,7 +1,7 @@
 """Images and labels in one NumPy archive, without pickles."""
 
+import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vitmem.datamodules.sources import DataSet, ImageData
+from vitmem.files import mistaken
 
 # images, labels: of training; then of validation, the first pair that is there
 _TRAIN = (("train_images", "train_labels"), ("x_train", "y_train"))
@@ -18,6 +19,9 @@ _VALIDATION = (
     ("test_images", "test_labels"),
     ("x_test", "y_test"),
 )
+_MAGIC = b"\x93NUMPY"
+_HEADERS = {b"\1\0": np.lib.format.read_array_header_1_0, b"\2\0": np.lib.format.read_array_header_2_0}
+_MOST_CLASSES = 2**31
 
 
 @dataclass(frozen=True)
@@ -44,29 +48,57 @@ class Npz(DataSet):
         try:
             with zipfile.ZipFile(path) as archive:
                 gigabytes = sum(entry.file_size for entry in archive.infolist()) / 1e9
-            if gigabytes > self.max_gb:
-                raise ValueError(f"it takes {gigabytes:.1f} GB, and data.max_gb is {self.max_gb:g}; raise it to go on")
-            with np.load(path, allow_pickle=False) as arrays:
-                train = _split(arrays, _TRAIN)
-                validation = _split(arrays, _VALIDATION)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            message = "it holds pickled objects, which could run code" if "allow_pickle" in str(error) else error
-            raise ValueError(f"{path} cannot be used: {' '.join(str(message).split())}") from error
+                if gigabytes > self.max_gb:
+                    raise ValueError(
+                        f"it takes {gigabytes:.1f} GB, and data.max_gb is {self.max_gb:g}; raise it to go on"
+                    )
+                train = _split(archive, _TRAIN)
+                validation = _split(archive, _VALIDATION)
+        except Exception as error:  # a damaged archive fails in many ways
+            message = mistaken(path) or " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(f"{path} cannot be used: {message}") from error
         classes = int(train[1].max()) + 1
+        if classes > len(train[1]):
+            raise ValueError(
+                f"{path} has a training label {classes - 1}, and {len(train[1])} training images; labels must go from "
+                "0 upwards, with an image of each"
+            )
         counts = torch.bincount(train[1], minlength=classes)
         if not counts.all():
             empty = torch.nonzero(counts == 0).flatten().tolist()
-            raise ValueError(f"{path} has no training image of classes {empty}; labels must go from 0 to {classes - 1}")
+            more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""
+            raise ValueError(
+                f"{path} has no training image of classes {empty[:20]}{more}; labels must go from 0 to {classes - 1}"
+            )
         return ImageData(*train, *validation, tuple(str(k) for k in range(classes)))
 
 
-def _split(arrays: np.lib.npyio.NpzFile, keys: tuple[tuple[str, str], ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    """Return a member of the archive, after a look at its header: memory is taken for what is there alone."""
+    entry = next(e for e in archive.infolist() if e.filename.removesuffix(".npy") == key)
+    with archive.open(entry) as member:
+        if member.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError(f"{key} is no array")
+        version = member.read(2)
+        if version not in _HEADERS:
+            raise ValueError(f"{key} is of version {tuple(version)} of NumPy's format; expected (1, 0) or (2, 0)")
+        shape, _, dtype = _HEADERS[version](member)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which could run code")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > entry.file_size:
+        raise ValueError(f"{key} declares {dtype} of shape {shape}, and holds {entry.file_size} bytes; it is damaged")
+    with archive.open(entry) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _split(archive: zipfile.ZipFile, keys: tuple[tuple[str, str], ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images N C H W and labels N of the first pair of keys that is there."""
-    pair = next((pair for pair in keys if set(pair) <= set(arrays.files)), None)
+    names = [name.removesuffix(".npy") for name in archive.namelist()]
+    pair = next((pair for pair in keys if set(pair) <= set(names)), None)
     if pair is None:
         wanted = ", or ".join(" and ".join(pair) for pair in keys)
-        raise ValueError(f"it has the keys {', '.join(arrays.files) or '(none)'}; expected {wanted}")
-    image, label = (arrays[key] for key in pair)
+        raise ValueError(f"it has the keys {', '.join(names[:20]) or '(none)'}; expected {wanted}")
+    image, label = (_array(archive, key) for key in pair)
     if image.ndim == 3:
         image = image[..., None]
     if image.ndim != 4 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
@@ -82,5 +114,7 @@ def _split(arrays: np.lib.npyio.NpzFile, keys: tuple[tuple[str, str], ...]) -> t
         )
     if len(label) == 0 or label.min() < 0:
         raise ValueError(f"{pair[1]} is empty or has a negative label; expected at least one label, from 0 upwards")
+    if label.max() >= _MOST_CLASSES:
+        raise ValueError(f"{pair[1]} goes up to {label.max()}; expected class numbers, from 0 upwards")
     label = torch.from_numpy(label.astype(np.int64))
     return torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))), label

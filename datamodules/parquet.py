@@ -1,15 +1,19 @@
 """Images and labels in parquet files, as Hugging Face stores data sets."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vitmem.datamodules.images import CACHE_FOLDER, cached, decode
+from vitmem.datamodules.cache import CACHE_FOLDER, cached
+from vitmem.datamodules.images import VERSION, decode, native_size
+from vitmem.files import mistaken
 
 _IMAGE_COLUMNS = ("img", "image")
+_MOST_ROWS, _MOST_GB = 10**6, 16.0  # of a split; CIFAR has 50,000 rows
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def read(root: Path, split: str, layout: Layout) -> tuple[torch.Tensor, torch.Te
         raise ValueError(f"{root} holds parquet files, but no {split}*.parquet; put both splits there")
     try:
         for file in files:
+            _check_size(file, parquet.read_metadata(file))
             _check(file, parquet.read_schema(file), layout)
         labels = [parquet.read_table(file, columns=[layout.label])[layout.label].to_numpy() for file in files]
         label = np.concatenate(labels)
@@ -63,26 +68,55 @@ def read(root: Path, split: str, layout: Layout) -> tuple[torch.Tensor, torch.Te
                 cells = parquet.read_table(file, columns=[column[file]])[column[file]].to_pylist()
                 items += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
                 names += [f"{file.name} row {row}" for row in range(len(cells))]
-            return decode([item or b"" for item in items], names)
+            items = [item or b"" for item in items]
+            width, height = native_size(items)
+            _check_gigabytes(root, len(items) * 3 * height * width / 1e9)
+            return decode(items, names)
 
         sources = {file.name: str(file) for file in files}
-        image = cached(root / CACHE_FOLDER, split, {"format": "parquet"}, sources, build)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"the parquet files in {root} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        image = cached(root / CACHE_FOLDER, split, {"format": "parquet"}, sources, build, VERSION)
+    except (pyarrow.ArrowException, OSError, LookupError, TypeError, AttributeError, MemoryError) as error:
+        message = next(filter(None, map(mistaken, files)), "") or " ".join(str(error).split())[:300]
+        raise ValueError(f"the parquet files in {root} cannot be read: {message or type(error).__name__}") from error
     return torch.from_numpy(image), torch.from_numpy(label.astype(np.int64))
 
 
+def _check_size(file: Path, metadata) -> None:
+    """Refuse a file that declares more than memory is to be taken for."""
+    if metadata.num_rows > _MOST_ROWS:
+        raise ValueError(f"{file} declares {metadata.num_rows} rows; expected at most {_MOST_ROWS}")
+    _check_gigabytes(file, sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups)) / 1e9)
+
+
+def _check_gigabytes(path: Path, gigabytes: float) -> None:
+    if gigabytes > _MOST_GB:
+        raise ValueError(f"{path}: the images take {gigabytes:.1f} GB; expected at most {_MOST_GB:g}")
+
+
 def _check(file: Path, schema, layout: Layout) -> None:
-    """Refuse a file without the columns, or with other classes than ours."""
+    """Refuse a file without the columns, without bytes in that of the images, or with other classes than ours."""
     if layout.label not in schema.names or not set(_IMAGE_COLUMNS) & set(schema.names):
         raise ValueError(
             f"{file} has the columns {', '.join(schema.names)}; expected {' or '.join(_IMAGE_COLUMNS)}, and "
             f"{layout.label}"
         )
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = described.get("info", {}).get("features", {}).get(layout.label, {}).get("names")
-    if names and tuple(names) != layout.class_names:
+    column = schema.field(next(name for name in _IMAGE_COLUMNS if name in schema.names)).type
+    fields = {field.name: field.type for field in column} if str(column).startswith("struct") else {"bytes": column}
+    if str(fields.get("bytes")) not in ("binary", "large_binary"):
+        raise ValueError(f"{file}: its images are {str(column)[:100]}; expected bytes, or a struct with a field bytes")
+    names = _declared_names(schema, layout)
+    if names and names != layout.class_names:
         raise ValueError(
             f"{file} has the classes {', '.join(names[:5])} ...; expected {', '.join(layout.class_names[:5])} ..., "
             "so it is another data set"
         )
+
+
+def _declared_names(schema, layout: Layout) -> tuple[str, ...]:
+    """Return the names of the classes that the metadata of Hugging Face declares; none where it says nothing."""
+    found = None
+    with suppress(ValueError, RecursionError):
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    for key in ("info", "features", layout.label, "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return tuple(map(str, found)) if isinstance(found, list) else ()

@@ -153,6 +153,14 @@ class Cifar100(_Cifar):
     layout = parquet.Layout(("", "cifar100"), "fine_label", class_names.CIFAR100)
 
 
+FASHION_MNIST_MD5 = {  # of the unpacked files; torchvision knows the archives alone
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+
+
 @dataclass(frozen=True)
 class FashionMNIST(Published):
     """Fashion-MNIST (Xiao et al. 2017), 28 px grey, 10 kinds of clothing, through torchvision.
@@ -170,7 +178,14 @@ class FashionMNIST(Published):
 
         names = [(f"FashionMNIST/raw/{name}", md5) for name, md5 in tv.FashionMNIST.resources]
         archives = [File(path, md5, tv.FashionMNIST.mirrors[0] + Path(path).name) for path, md5 in names]
-        return [File(path.removesuffix(".gz"), None) for path, _ in names], archives
+        unpacked = [path.removesuffix(".gz") for path, _ in names]
+        return [File(path, FASHION_MNIST_MD5[Path(path).name]) for path in unpacked], archives
+
+    def check_files(self, root):
+        """Refuse, too, what torchvision up to 0.5 made of the files: it is read in their stead, and has no checksum."""
+        if (processed := root / "FashionMNIST/processed").exists():
+            raise ValueError(f"{processed} holds copies by an older torchvision, which cannot be checked; remove it")
+        super().check_files(root)
 
     def read(self, root, train):
         """Return one split."""

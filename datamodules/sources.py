@@ -34,10 +34,10 @@ class ImageData:
     def __post_init__(self):
         for split in ("train", "validation"):
             image, label = getattr(self, f"{split}_image"), getattr(self, f"{split}_label")
-            if image.ndim != 4 or len(image) != len(label) or len(label) == 0:
+            if image.ndim != 4 or len(image) != len(label) or 0 in image.shape:
                 raise ValueError(
                     f"{split}: images have shape {tuple(image.shape)} and labels {tuple(label.shape)}; "
-                    "expected N C H W and N, with N at least 1"
+                    "expected N C H W and N, with all of them at least 1"
                 )
             if image.dtype not in (torch.uint8, torch.float32) or label.dtype != torch.int64:
                 raise ValueError(

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitmem.datamodules.batch import Batch, InMemoryLoader, keyed_seed
-from vitmem.datamodules.images import cached, cores, decode, read, reason, report, verify
+from vitmem.datamodules.cache import cached, contents
+from vitmem.datamodules.images import VERSION, cores, decode, read, reason, report, verify
 from vitmem.datamodules.sources import uint8_mean_std
 
 _CHUNK = 64  # images that a worker process decodes before it hands them over
 _STATISTICS = 2000  # images, evenly spaced, that mean and standard deviation are taken from
-_CONTENTS = 256  # files, evenly spaced, whose contents are part of the fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,7 @@ class StreamedImages:
 
     Args:
         path: N file names, absolute, as bytes: processes share them without a copy.
+        content: N x 32, uint8: the SHA-256 of every file.
         root: folder that names in messages and the fingerprint are relative to.
         width: in pixels.
         height: in pixels.
@@ -44,6 +45,7 @@ class StreamedImages:
     """
 
     path: np.ndarray
+    content: np.ndarray
     root: Path
     width: int
     height: int
@@ -72,12 +74,13 @@ class StreamedImages:
     def subset(self, selection: Tensor | np.ndarray | slice) -> "StreamedImages":
         """Return the selected images (a mask or positions), not decoded."""
         selection = selection.numpy() if isinstance(selection, Tensor) else selection
-        return replace(self, path=self.path[selection])
+        return replace(self, path=self.path[selection], content=self.content[selection])
 
     @staticmethod
     def concatenate(parts: Sequence["StreamedImages"]) -> "StreamedImages":
         """Return the images of several parts of one data set, one after the other, not decoded."""
-        return replace(parts[0], path=np.concatenate([part.path for part in parts]))
+        path, content = (np.concatenate([getattr(part, name) for part in parts]) for name in ("path", "content"))
+        return replace(parts[0], path=path, content=content)
 
     @property
     def files(self) -> list[str]:
@@ -91,12 +94,10 @@ class StreamedImages:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all names and file sizes, the contents of 256 files that are evenly spaced, and the settings."""
+        """SHA-256 of all names, the contents of all files, and the settings."""
         digest = hashlib.sha256(repr((self.shape, self.resize)).encode())
-        for name, file in zip(self.names, self.files, strict=True):
-            digest.update(f"{name}\0{os.stat(file).st_size}\n".encode(errors="surrogateescape"))
-        for position in evenly(len(self), _CONTENTS):
-            digest.update(Path(os.fsdecode(self.path[position])).read_bytes())
+        for name, content in zip(self.names, self.content, strict=True):
+            digest.update(name.encode(errors="surrogateescape") + b"\0" + content.tobytes())
         return digest.hexdigest()
 
     def read(self, positions: Sequence[int], seed: int | None, crop: float) -> tuple[Tensor, list[str]]:
@@ -139,7 +140,7 @@ def streamed(
 ) -> StreamedImages:
     """Return images that are decoded when they are needed, after a look at the header of every file.
 
-    Headers and statistics are looked at once, and again when a file changes.
+    Headers, contents and statistics are looked at once, and again when a file changes.
 
     Args:
         files: N image files.
@@ -163,11 +164,15 @@ def streamed(
         return torch.stack(uint8_mean_std(torch.from_numpy(image))).numpy()
 
     settings = {"size": side, "grey": grey, "streamed": _STATISTICS}
-    mean, std = cached(cache, "streamed", settings, dict(zip(names, files, strict=True)), look)
+    sources = dict(zip(names, files, strict=True))
+    mean, std = cached(cache, "streamed", settings, sources, look, VERSION)
     mean_std = tuple(round(m, 6) for m in mean.tolist()), tuple(round(max(s, 1e-6), 6) for s in std.tolist())
     path = np.array([os.fsencode(file) for file in files])
     workers = min(cores(), 32) if workers is None else workers
-    return StreamedImages(path, root, *size, resize, grey, mean_std, workers)
+    content = contents(cache, sources)
+    if bad := [f"{names[k]} (it could not be read)" for k in np.flatnonzero(~content.any(1))]:
+        raise ValueError(report(bad, len(files)))
+    return StreamedImages(path, content, root, *size, resize, grey, mean_std, workers)
 
 
 def relative(files: Sequence[str], root: Path) -> list[str]:

@@ -32,7 +32,7 @@ def draw(
         image: (N, H, W) or (N, H, W, 3), in [0, 1].
         given: (N,) labels trained on, in [0, K).
         true: (N,) labels.
-        before: (N,) predictions of the unedited model.
+        before: (N,) predictions of the unedited model, -1 where its logits are not finite.
         after: (N,) predictions of the edited model.
         class_names: K names.
         title_after: name of the edit.
@@ -43,7 +43,7 @@ def draw(
     image = np.asarray(image)[: ROWS * COLUMNS]
     if not len(image):
         return []
-    labels = [[class_names[int(k)] for k in column[: len(image)]] for column in (given, true, before, after)]
+    labels = [[class_names[k] if k >= 0 else "none" for k in c[: len(image)]] for c in (given, true, before, after)]
     rows = [(number, *names) for number, names in enumerate(zip(*labels, strict=True), start=1)]
     lines = -(-len(image) // COLUMNS)
     figure = style.new_figure(style.WIDE, 1.3 * lines + 0.35)

@@ -6,7 +6,6 @@ Figures are made without pyplot: nothing global is left behind, and no display i
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from numbers import Real
@@ -15,6 +14,8 @@ from typing import NamedTuple
 
 import matplotlib.style
 from matplotlib.figure import Figure
+
+from vitmem.files import write_atomically
 
 # Okabe and Ito's palette: told apart under the common kinds of colour blindness.
 BLUE, GREEN, VERMILLION, PURPLE, GREY = "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#6E6E6E"
@@ -97,19 +98,13 @@ def save(figure: Figure, folder: Path, name: str, header: list[str], rows: Itera
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / f"{name}.csv", _csv_text(header, rows).encode())
+    write_atomically(folder / f"{name}.csv", _csv_text(header, rows))
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", None)):  # the date would change the bytes
         buffer = io.BytesIO()
         with look():
             figure.savefig(buffer, format=suffix, metadata=metadata)
-        _replace(folder / f"{name}.{suffix}", buffer.getvalue())
+        write_atomically(folder / f"{name}.{suffix}", buffer.getvalue())
     return folder / f"{name}.png"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _csv_text(header: list[str], rows: Iterable) -> str:

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -55,9 +56,18 @@ def read_csv(path: Path, text: Collection[str] = ()) -> list[dict]:
         path: the file.
         text: columns that stay text whatever they hold. Elsewhere a cell becomes a float where it parses, and an empty
             cell NaN.
+
+    Raises:
+        ValueError: it is no such file.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{k: v if k in text else _parsed(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no table: {error}") from error
+    if any(None in row for row in rows):
+        raise ValueError(f"{path} is no table: a row has more cells than the header")
+    return [{k: v if k in text else _parsed(v) for k, v in row.items()} for row in rows]
 
 
 def read_results(path: Path) -> list[dict]:
@@ -113,12 +123,19 @@ def spectra_files(experiment_folder: Path) -> list[Path]:
 
 
 def read_spectra(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return the eigenvalues of each layer's factors, ``A`` and ``G``, in descending order."""
+    """Return the eigenvalues of each layer's factors, ``A`` and ``G``, in descending order.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     layers: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for key in arrays.files:
-            layer, _, factor = key.rpartition("/")
-            layers.setdefault(layer, {})[factor] = arrays[key].astype(float)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                layer, _, factor = key.rpartition("/")
+                layers.setdefault(layer, {})[factor] = arrays[key].astype(float)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read ({error}); remove it: its figure is then left out") from error
     return layers
 
 

@@ -267,6 +267,7 @@ def test_settings_survive_and_older_files_have_the_defaults():
     [
         ({"pad": -1}, "augment.pad is -1; it must not be negative"),
         ({"mixup": float("inf")}, "augment.mixup is inf"),
+        ({"randaugment": 10**9}, "augment.randaugment is 1000000000; it must not be negative, and at most 100"),
         ({"crop": 0.0}, r"augment.crop is 0.0; it is a share of the area in \(0, 1\]"),
         ({"magnitude": 31}, r"augment.magnitude is 31; it must be in \[0, 30\]"),
         ({"erase": 1.5}, r"augment.erase is 1.5; it is a share in \[0, 1\]"),

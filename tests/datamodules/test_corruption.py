@@ -1,4 +1,5 @@
 import collections
+import hashlib
 import json
 
 import numpy as np
@@ -183,3 +184,74 @@ def test_options_out_of_range(options, message):
 def test_more_canaries_than_right_labels():
     with pytest.raises(ValueError, match="canaries is 3601, but only 3600 labels are still right"):
         Symmetric(rate=0.1, canaries=3601).manifest(labelled())
+
+
+DRAWN = [
+    (Symmetric(rate=0.3, seed=1), labelled(), "482782356ea778d5"),
+    (Symmetric(rate=0.3, seed=1, exact=False), labelled(), "da7bbb20dc337078"),
+    (Symmetric(rate=0.1, canaries=70), labelled(), "13fb85aa0c50dc49"),
+    (SymmetricInclusive(rate=0.3, seed=1), labelled(), "362a7c6921a97cce"),
+    (PairFlip(rate=0.3, seed=1), labelled(), "525e4671cd812816"),
+    (Asymmetric(rate=0.5, seed=1), cifar(), "cf7e8eb8514cdf71"),
+    (Instance(rate=0.3, seed=1), cifar(side=3), "ef90752ef459a03f"),
+    (Instance(rate=0.9, seed=2, logit_scale=0.1), cifar(side=2), "b9f7e6b8e8c13585"),
+]
+
+
+@pytest.mark.parametrize(("noise", "data", "expected"), DRAWN, ids=[f"{noise.kind}-{k[:4]}" for noise, _, k in DRAWN])
+def test_labels_are_those_that_earlier_versions_drew(noise, data, expected):
+    """Stored runs are trained on them: another draw would make their manifest one of other labels."""
+    given = noise.manifest(data).given_label.astype("<i8")
+    assert hashlib.sha256(given.tobytes()).hexdigest()[:16] == expected
+
+
+def test_details_are_those_that_were_asked_for():
+    plain = Symmetric(rate=0.1).manifest(labelled())
+    assert plain.details == {}
+    assert (plain.rate, plain.seed, plain.kind, plain.num_classes) == (0.1, 0, "symmetric", 7)
+    assert plain.data_fingerprint == labelled().fingerprint
+    assert Symmetric(repeats=2).manifest(labelled()).details == {"repeats": 2}
+    assert set(Symmetric(canaries=1).manifest(labelled()).details) == {"num_canaries", "canaries"}
+    found = Instance(rate=0.3, logit_scale=0.5, repeats=3).manifest(cifar()).details
+    assert (found["logit_scale"], found["repeats"]) == (0.5, 3)
+
+
+def test_two_classes_are_enough_and_one_is_not():
+    two = labelled(LABELS[:10] % 2, ("a", "b"))
+    assert Symmetric(rate=1.0).manifest(two).given_label.tolist() == (1 - LABELS[:10] % 2).tolist()
+    with pytest.raises(ValueError, match="label noise needs at least 2 classes; the data set has 1"):
+        Symmetric().manifest(labelled(0 * LABELS[:10], ("a",)))
+
+
+@pytest.mark.parametrize("side", [2, 40])
+def test_instance_noise_in_pieces_is_that_of_the_whole(side, monkeypatch):
+    data = cifar(LABELS[:200], side=side)
+    whole = Instance(rate=0.5, logit_scale=0.1).manifest(data)
+    monkeypatch.setattr("vitmem.datamodules.corruption._CHUNK", 100)
+    parts = Instance(rate=0.5, logit_scale=0.1).manifest(data)
+    assert (parts.given_label == whole.given_label).all()
+    assert parts.details["target_entropy"] == pytest.approx(whole.details["target_entropy"])
+
+
+def test_the_rates_of_instance_noise_are_normal_around_the_rate():
+    true = cifar(np.arange(60_000) % 10)
+    low, middle = (Instance(rate=rate).manifest(true).realised_rate for rate in (0.3, 0.5))
+    assert low == pytest.approx(0.3, abs=0.01)
+    assert middle == pytest.approx(0.5, abs=0.01)
+    assert Instance(rate=1.0).manifest(true).realised_rate == pytest.approx(1 - 0.0798, abs=0.01)  # half a normal
+
+
+@pytest.mark.parametrize("options", [{"rate": 0.0}, {"rate": 1.0}, {"seed": 0}, {"seed": 2**32 - 1}, {"repeats": 1}])
+def test_options_at_their_bounds(options):
+    Symmetric(**options)
+
+
+@pytest.mark.parametrize("options", [{"rate": -1e-9}, {"rate": 1 + 1e-9}, {"seed": 2**32}, {"repeats": 0}])
+def test_options_beyond_their_bounds(options):
+    with pytest.raises(ValueError, match=f"^noise.{next(iter(options))} is "):
+        Symmetric(**options)
+
+
+def test_as_many_canaries_as_there_are_right_labels():
+    found = Symmetric(rate=0.1, canaries=3600).manifest(labelled())
+    assert len(found.details["canaries"]) == 3600

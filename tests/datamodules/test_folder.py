@@ -1,6 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+from cases import QUICK
 from photographs import make_folder, save_image
 from PIL import Image
 
@@ -123,6 +126,7 @@ def remove(path):
         (None, folder_options(classes=["cat", "dog", "cat"]), "names classes twice: cat"),
         (None, folder_options(classes=["cat"]), r"has 1 classes to use \(cat\); at least 2 are needed"),
         (None, folder_options(classes=[]), "names no class; leave it out to use all"),
+        (None, folder_options(classes=" , "), "names no class; leave it out to use all"),
         (None, folder_options(classes="no.txt"), "there is no file no.txt; give a text file of names, or a list"),
         (None, folder_options(validation_share=0.5), "validation_share is 0.5, but there is .*val; set it to 0"),
         (None, folder_options(workers=-1), "data.workers is -1; it must not be negative"),
@@ -150,6 +154,9 @@ def test_without_validation_and_without_a_share(tmp_path):
     ("options", "message"),
     [
         ({"size": 0}, "data.size is 0; it must be at least 1"),
+        ({"size": 10**6}, "data.size is 1000000; it is a side in pixels, and at most 16384"),
+        ({"max_gb": -1.0}, "data.max_gb is -1.0; it must not be negative"),
+        ({"workers": 10**6}, "data.workers is 1000000; it must not be negative, and at most 1024"),
         ({"per_class": 0}, "data.per_class is 0"),
         ({"skip_per_class": -1}, "data.skip_per_class is -1"),
         ({"validation_share": 1.0}, r"data.validation_share is 1.0; it is a fraction in \[0, 1\)"),
@@ -181,3 +188,39 @@ def test_a_long_list_of_unreadable_images_is_cut():
     with pytest.raises(ValueError, match=r"25 of 25 images .* n19 \(not an image\); and 5 more$") as error:
         images.decode([b""] * 25, [f"n{k}" for k in range(25)])
     assert "n20" not in str(error.value)
+
+
+def test_a_validation_class_that_was_not_asked_for_is_no_error(tmp_path):
+    make_folder(tmp_path)
+    save_image(tmp_path / "val/eel/1.png")
+    assert ImageFolder(root=str(tmp_path), classes=["cat", "dog"]).load().class_names == ("cat", "dog")
+
+
+def test_a_class_list_with_a_byte_order_mark(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "names.txt").write_text("cat\r\ndog\r\n", encoding="utf-8-sig")
+    assert ImageFolder(root=str(tmp_path), classes=str(tmp_path / "names.txt")).load().class_names == ("cat", "dog")
+    (tmp_path / "names.txt").write_text("cat\ndog\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="names.txt is not a text file in UTF-8"):
+        ImageFolder(root=str(tmp_path), classes=str(tmp_path / "names.txt")).load()
+
+
+@pytest.mark.parametrize("typed", ["no,yes", '["no","yes"]'])
+def test_classes_on_the_command_line_are_names_as_they_are_typed(cli, tmp_path, typed):
+    make_folder(tmp_path / "data", ("no", "yes", "0"))
+    data = ["--data.name=imagefolder", f"--data.root={tmp_path / 'data'}", f"--data.classes={typed}"]
+    assert cli("train", f"--out={tmp_path / 'runs'}", *QUICK, *data)[0] == 0
+    described = json.loads((tmp_path / "runs/default/seed0/model.json").read_text())
+    assert described["classes"] == ["no", "yes"]
+
+
+@pytest.mark.parametrize(("written", "read"), [("[no, yes]", "False"), ("[0, 1]", "0"), ("['0', 1.10]", "1.1")])
+def test_classes_that_yaml_changed_are_refused(cli, tmp_path, written, read):
+    (tmp_path / "a.yaml").write_text(f"data:\n  name: imagefolder\n  root: {tmp_path}\n  classes: {written}\n")
+    make_folder(tmp_path)
+    (tmp_path / "b.yaml").write_text(f"data:\n  name: imagefolder\n  root: {tmp_path}\n")
+    config, typed = f"--config={tmp_path / 'a.yaml'}", [f"--config={tmp_path / 'b.yaml'}", f"--data.classes={written}"]
+    for arguments in ([config], typed):
+        code, _, error = cli("train", f"--out={tmp_path / 'runs'}", *arguments)
+        assert code == 2
+        assert f"data.classes has {read}, which YAML makes of yes, no and numbers; put the names in quotes" in error

@@ -27,7 +27,7 @@ HUMAN_ROWS = "".join(f"{k},{y},{y}\n" for k, y in enumerate(LABELS))
         ("", "has the columns ; clean, worse is missing"),
         ("index,clean\n", "has the columns index, clean; worse is missing"),
         ("clean,worse\n", r"path \(for image folders\) or index is missing"),
-        ("index,clean,worse\n0,1\n", "row 2 has 2 cells; expected 3"),
+        ("index,clean,worse\n0,1\n", "line 2 has 2 cells; expected 3"),
         ("index,clean,worse\n0,1,1\n", "lacks 3999 of the 4000 training examples, such as 1"),
         ("index,clean,worse\n0,1,1\n" + HUMAN_ROWS, "column index names an example twice"),
         ("index,clean,worse\n" + HUMAN_ROWS.replace("\n0,", "\n0x,", 1).replace("7,", "8,", 1), "lacks|twice"),

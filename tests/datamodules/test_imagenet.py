@@ -1,8 +1,11 @@
 import io
+import pickle
+import shutil
 
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from photographs import make_folder, md5, tar
 from PIL import Image
 from torchvision.datasets import imagenet as tv_imagenet
@@ -64,11 +67,16 @@ def test_imagenet_from_the_official_archives(tmp_path, official):
     assert data.validation_image[:, 0, 0, 0].tolist() == pytest.approx([0, 150, 50, 100], abs=2)
 
 
+def make_flat(root, number):
+    (root / "val").mkdir(exist_ok=True)
+    for k in range(number):
+        (root / "val" / f"ILSVRC2012_val_{k:08d}.JPEG").write_bytes(jpeg(50 * k))
+
+
 def test_imagenet_with_flat_validation_images(tmp_path, official):
     make_folder(tmp_path, WNIDS, validation=0, side=(10, 10))
-    for k in range(4):
-        (tmp_path / "val").mkdir(exist_ok=True)
-        (tmp_path / "val" / f"ILSVRC2012_val_{k:08d}.JPEG").write_bytes(jpeg(50 * k))
+    make_flat(tmp_path, 4)
+    (tmp_path / "val" / "._ILSVRC2012_val_00000000.JPEG").write_bytes(b"hidden")
     with pytest.raises(ValueError, match=r"val has no class folders, and the development kit .* ILSVRC2012_devkit_t12"):
         ImageNet(root=str(tmp_path), size=4).load()
     (tmp_path / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(official["ILSVRC2012_devkit_t12.tar.gz"])
@@ -106,3 +114,30 @@ def test_imagenet_options_that_exclude_each_other():
         ImageNet(num_classes=1)
     with pytest.raises(ValueError, match="num_classes and data.classes are both set"):
         ImageNet(num_classes=2, classes=["a", "b"])
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\3\4", pickle.dumps([1]), "other things", "code"])
+def test_a_damaged_description_is_made_again_and_runs_no_code(tmp_path, official, content, capsys):
+    for name, archive in official.items():
+        (tmp_path / name).write_bytes(archive)
+    meta = tmp_path / tv_imagenet.META_FILE
+    if isinstance(content, bytes):
+        meta.write_bytes(content)
+    else:
+        torch.save(({}, Evil() if content == "code" else [1]), meta)
+    data = ImageNet(root=str(tmp_path), size=4).load()
+    assert data.validation_label.tolist() == [0, 0, 1, 2]
+    shutil.rmtree(tmp_path / "val")
+    make_flat(tmp_path, 4)
+    meta.write_bytes(b"garbage")
+    assert ImageNet(root=str(tmp_path), size=4).load().validation_label.tolist() == [0, 0, 1, 2]
+    meta.write_bytes(b"garbage")
+    (tmp_path / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    with pytest.raises(ValueError, match=r"the development kit that describes its images cannot be read"):
+        ImageNet(root=str(tmp_path), size=4).load()
+    assert "code ran" not in capsys.readouterr().out
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code ran",)

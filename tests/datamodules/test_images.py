@@ -1,102 +1,13 @@
-import json
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
-import torch
-from photographs import save_image
+from PIL import ExifTags, Image, ImageOps
 
-from vitmem.datamodules import (
-    ImageFolder,
-)
-from vitmem.datamodules.batch import Examples, InMemoryLoader
-from vitmem.datamodules.images import decode
-
-
-def test_images_are_decoded_once(folder):
-    root, count = folder
-    first = ImageFolder(root=str(root)).load()
-    again = ImageFolder(root=str(root)).load()
-    assert len(count) == 2  # train and validation
-    assert again.fingerprint == first.fingerprint
-    assert again.train_name == first.train_name
-    ImageFolder(root=str(root), grey=True).load()
-    ImageFolder(root=str(root), size=4).load()
-    ImageFolder(root=str(root), per_class=1).load()
-    assert len(count) == 2 + 2 + 2 + 1  # the validation images of the last are those of the first
-    described = json.loads(next((root / ".vitmem_cache").glob("train*.json")).read_text())
-    assert set(described) == {"version", "settings", "num_files", "covers", "files_sha256", "shape", "dtype"}
-    assert not list((root / ".vitmem_cache").glob("*.part"))
-
-
-def test_a_changed_source_is_decoded_again(folder):
-    root, count = folder
-    before = ImageFolder(root=str(root)).load()
-    pixels = save_image(root / "train/cat/0000.png")
-    after = ImageFolder(root=str(root)).load()
-    assert len(count) == 3
-    assert after.fingerprint != before.fingerprint
-    assert (after.train_image[0].numpy() == pixels.transpose(2, 0, 1)).all()
-    (root / "train/dog/0002.png").unlink()
-    assert len(ImageFolder(root=str(root)).load().train_label) == 5
-
-
-@pytest.mark.parametrize("damage", ["no description", "other description", "cut", "empty", "other shape"])
-def test_a_damaged_cache_is_made_again(folder, damage):
-    root, count = folder
-    before = ImageFolder(root=str(root)).load().fingerprint
-    array, sidecar = (next((root / ".vitmem_cache").glob(f"train*.{suffix}")) for suffix in ("npy", "json"))
-    if damage == "no description":
-        sidecar.unlink()
-    elif damage == "other description":
-        sidecar.write_text("{}")
-    elif damage == "other shape":
-        np.save(array, np.zeros((1, 3, 8, 8), np.uint8))
-    else:
-        array.write_bytes(array.read_bytes()[: 500 if damage == "cut" else 0])
-    assert ImageFolder(root=str(root)).load().fingerprint == before
-    assert len(count) == 3
-
-
-def test_a_cache_with_pickles_is_not_opened(folder, tmp_path):
-    root, count = folder
-    ImageFolder(root=str(root)).load()
-    array = next((root / ".vitmem_cache").glob("train*.npy"))
-    np.save(array, np.array([{}]), allow_pickle=True)
-    assert ImageFolder(root=str(root)).load().train_image.dtype == torch.uint8
-    assert len(count) == 3
-
-
-def test_a_cache_that_cannot_be_written_costs_a_warning(folder, monkeypatch):
-    root, _ = folder
-    expected = ImageFolder(root=str(root)).load().fingerprint
-    (root / "taken").write_text("a file")
-    with pytest.warns(UserWarning, match=r"not cached in .*taken .*stay in memory; set data.cache"):
-        data = ImageFolder(root=str(root), cache=str(root / "taken")).load()
-    assert data.fingerprint == expected
-
-    def full(*args, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    with pytest.warns(UserWarning, match="No space left on device"):
-        data = ImageFolder(root=str(root), cache=str(root / "full")).load()
-    assert data.fingerprint == expected
-    assert list((root / "full").iterdir()) == []
-
-
-def test_mapped_images_serve_batches_and_are_never_written_to(folder):
-    root, _ = folder
-    ImageFolder(root=str(root)).load()
-    data = ImageFolder(root=str(root)).load()
-    stored = next((root / ".vitmem_cache").glob("train*.npy")).read_bytes()
-    examples = Examples(data.train_image, data.train_label, data.train_label, torch.arange(6))
-    batch = InMemoryLoader(examples, 4).batch(torch.tensor([5, 0]))
-    assert torch.equal(batch.image, data.train_image[[5, 0]].float() / 255)
-    picked = data.train_image[[1, 2]]
-    picked += 1
-    data.train_image[0] = 0
-    assert next((root / ".vitmem_cache").glob("train*.npy")).read_bytes() == stored
-    assert torch.equal(examples.subset(torch.tensor([3])).image, data.train_image[[3]])
+from vitmem.datamodules import ImageFolder
+from vitmem.datamodules.images import decode, native_size, verify
 
 
 def test_a_file_of_another_format_is_refused_whatever_its_name(tmp_path, monkeypatch):
@@ -108,3 +19,86 @@ def test_a_file_of_another_format_is_refused_whatever_its_name(tmp_path, monkeyp
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
     with pytest.raises(ValueError, match=r"a\.png"):
         decode([str(path)], ["a.png"], size=8)
+
+
+def held(path, orientation, size=(6, 4)):
+    """Write an image of noise with an EXIF orientation, and return what Pillow's own code makes of it."""
+    pixels = np.random.RandomState(orientation).randint(0, 256, (*size[::-1], 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, exif=exif)
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_set_upright(tmp_path, suffix, orientation):
+    file = tmp_path / f"a{suffix}"
+    expected = held(file, orientation)
+    found = decode([str(file)], ["a"])[0]
+    assert found.shape == expected.shape
+    assert (found == expected).all()
+    verify([str(file)], ["a"], native_size([str(file)]))
+
+
+def test_an_upright_photograph_fits_those_that_were_turned(tmp_path):
+    held(tmp_path / "train/cat/0.jpg", 6)
+    for file in ("train/cat/1.jpg", "train/dog/0.jpg", "val/cat/0.jpg", "val/dog/0.jpg"):
+        held(tmp_path / file, 1, (4, 6))
+    for streaming in (False, True):
+        data = ImageFolder(root=str(tmp_path), streaming=streaming, workers=0).load()
+        assert data.image_shape == (3, 6, 4)
+
+
+def test_damaged_exif_says_nothing(tmp_path):
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    assert decode([str(tmp_path / "a.jpg")], ["a"]).shape == (1, 3, 4, 6)
+
+
+def test_a_pipe_under_an_images_name_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for look in (lambda *a: decode(*a), lambda *a: verify(*a, None)):
+        with pytest.raises(ValueError, match=r"1 of 1 images cannot be used; .*a.png \(not a regular file\)"):
+            look([str(tmp_path / "a.png")], ["a.png"])
+
+
+def bomb(side):
+    """Return a PNG of a few bytes that declares side x side pixels."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", [bytes, str])
+def test_a_decompression_bomb_is_one_line(tmp_path, form):
+    (tmp_path / "a.png").write_bytes(bomb(100_000))
+    item = bomb(100_000) if form is bytes else str(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a.png \(Image size .* exceeds limit") as error:
+        decode([item], ["a.png"])
+    assert "\n" not in str(error.value)
+
+
+def test_more_pixels_than_memory_is_one_line():
+    with pytest.raises(ValueError, match=r"images of 9000 x 9000 pixels do not fit into memory; set data.size"):
+        decode([bomb(9000)] * 10**7, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer"),
+        (b"<!DOCTYPE html>", "it is a web page"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+    ],
+)
+def test_what_lies_in_place_of_an_image_is_said(tmp_path, content, words):
+    (tmp_path / "a.jpg").write_bytes(content)
+    for item in (content, str(tmp_path / "a.jpg")):
+        with pytest.raises(ValueError, match=rf"a.jpg \({words}"):
+            decode([item], ["a.jpg"])

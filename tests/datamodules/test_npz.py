@@ -1,4 +1,5 @@
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -46,6 +47,11 @@ def test_keras_keys_and_grey_images(tmp_path):
         ({"train_labels": np.zeros((9, 14), int)}, "expected integers of shape"),
         ({"train_labels": NINE / 1.0}, "train_labels is float64"),
         ({"train_labels": NINE - 1}, "has a negative label"),
+        ({"train_images": PIXELS[:, :0], "val_images": PIXELS[:3, :0]}, "expected N C H W and N, with all of them"),
+        ({"train_labels": NINE + 10**12}, "train_labels goes up to 1000000000002; expected class numbers"),
+        ({"train_labels": NINE.astype(np.uint64) + np.uint64(2**64 - 3)}, "train_labels goes up to 1844674407370955"),
+        ({"val_labels": NINE[:3] + 10**12}, "val_labels goes up to"),
+        ({"train_labels": NINE + 10**6}, "has a training label 1000002, and 9 training images; labels must go from 0"),
         ({"train_labels": NINE * 2}, r"no training image of classes \[1, 3\]; labels must go from 0 to 4"),
         ({"val_labels": NINE[3:6] + 1}, "validation: labels go from 1 to 3; expected 0 to 2"),
         ({"val_images": PIXELS[:3, :4]}, "must have one shape"),
@@ -75,3 +81,45 @@ def test_npz_files_of_another_kind(tmp_path):
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-200])
     with pytest.raises(ValueError, match="a.npz cannot be used"):
         whole.load()
+
+
+def header(shape, version=b"\1\0", descr="|u1"):
+    text = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode()
+    return b"\x93NUMPY" + version + len(text).to_bytes(2 if version == b"\1\0" else 4, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no array", "train_images is no array"),
+        (b"", "train_images is no array"),
+        (header((10**12, 64, 64, 3)), r"train_images declares uint8 of shape \(1000000000000, 64, 64, 3\), and holds"),
+        (header((2**40, 2**40)), "train_images declares uint8"),
+        (header((-1, 8, 8)), r"train_images declares uint8 of shape \(-1, 8, 8\)"),
+        (header((9, 5, 5), b"\2\0")[:-9], "a.npz cannot be used: "),
+        (header((9, 5, 5), b"\7\0"), r"is of version \(7, 0\) of NumPy's format"),
+        (header((9,), descr="|O"), "pickled objects"),
+        (header((9,), descr="(" * 3000), "a.npz cannot be used: "),
+    ],
+)  # fmt: skip
+def test_members_that_are_no_arrays_or_declare_more_than_they_hold(tmp_path, content, message):
+    whole = npz(tmp_path / "whole.npz").path
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in source.namelist():
+            archive.writestr(name, content if name == "train_images.npy" else source.read(name))
+    with pytest.raises(ValueError, match=message) as error:
+        Npz(path=str(tmp_path / "a.npz")).load()
+    assert "\n" not in str(error.value)
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", train_images=np.zeros((2000, 32, 32), np.uint8))
+    assert (tmp_path / "a.npz").stat().st_size < 10_000
+    with pytest.raises(ValueError, match="it takes 0.0 GB, and data.max_gb is 0.001; raise it to go on"):
+        Npz(path=str(tmp_path / "a.npz"), max_gb=1e-3).load()
+
+
+def test_a_pointer_in_place_of_an_archive(tmp_path):
+    (tmp_path / "a.npz").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match="a.npz cannot be used: it is a Git LFS pointer"):
+        Npz(path=str(tmp_path / "a.npz")).load()

@@ -44,7 +44,7 @@ def test_the_parquet_copy(tmp_path, below):
         assert data.train_label.tolist() == [0, 1, 2]
         assert data.validation_image[:, 2, 5, 5].tolist() == [90, 40]
         assert data.class_names == class_names.CIFAR10
-    assert len(list((tmp_path / below / ".vitmem_cache").glob("*.npy"))) == 2
+    assert len(list((tmp_path / below / ".vitmem_cache").glob("t*.npy"))) == 2
 
 
 def test_two_copies_beside_each_other(tmp_path, monkeypatch):
@@ -76,6 +76,12 @@ def test_the_parquet_copy_of_cifar100_with_plain_bytes(tmp_path):
             {"cells": [png(1), b"x", None]},
             r"2 of 3 images .*parquet row 1 \(not an image\); .*parquet row 2 \(not an image\)",
         ),
+        (
+            {"cells": [{"path": "a"}] * 3},
+            "its images are struct<path: string>; expected bytes, or a struct with a field",
+        ),
+        ({"cells": ["/etc/passwd"] * 3}, "its images are string; expected bytes"),
+        ({"label": np.full(3, 2**64 - 1, np.uint64), "cells": [png(1)] * 3}, "labels go from -1"),
         ({"names": ["a", "b", "c"]}, "has the classes a, b, c ...; expected airplane, .* so it is another data set"),
     ],
 )
@@ -99,4 +105,43 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     (tmp_path / "train.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"need pyarrow: pip install 'vitmem\[parquet\]'"):
+        Cifar10(root=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["{", "[]", "null", '{"info": 3}', '{"info": {"features": []}}', "[" * 100_000, "\xff",
+     '{"info": {"features": {"label": {"names": "cat"}}}}'],
+)  # fmt: skip
+def test_metadata_that_declares_nothing(tmp_path, metadata):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for split in ("train", "test"):
+        table = pyarrow.table({"img": [png(1), png(2)], "label": [1, 2]})
+        table = table.replace_schema_metadata({b"huggingface": metadata.encode("latin-1")})
+        parquet.write_table(table, tmp_path / f"{split}.parquet")
+    assert Cifar10(root=str(tmp_path)).load().train_label.tolist() == [1, 2]
+
+
+def test_parquet_files_that_declare_too_much(tmp_path, monkeypatch):
+    from vitmem.datamodules import parquet
+
+    for split in ("train", "test"):
+        make_parquet(tmp_path, split=split)
+    for name, most, message in (
+        ("_MOST_ROWS", 2, "declares 3 rows; expected at most 2"),
+        ("_MOST_GB", 1e-7, "take 0.0 GB; expected at most 1e-07"),
+        ("_MOST_GB", 5e-6, "the images take 0.0 GB; expected at most 5e-06"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(parquet, name, most)
+            with pytest.raises(ValueError, match=message):
+                Cifar10(root=str(tmp_path)).load()
+
+
+def test_a_pointer_in_place_of_a_parquet_file(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "train.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match="cannot be read: it is a Git LFS pointer, not the file itself; run `git lfs"):
         Cifar10(root=str(tmp_path)).load()

@@ -1,9 +1,11 @@
+import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from photographs import RNG, make_cifar, md5, tar
 from torchvision import datasets as tv
 
@@ -13,6 +15,7 @@ from vitmem.datamodules import (
     Cifar100,
     FashionMNIST,
     class_names,
+    published,
 )
 
 
@@ -86,7 +89,7 @@ def test_offline_says_what_is_missing_and_where_it_is(tmp_path, dataset, message
 
 
 @pytest.mark.usefixtures("offline_world")
-def test_fashion_mnist(tmp_path):
+def test_fashion_mnist(tmp_path, monkeypatch):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     pixels = RNG.randint(0, 256, (20, 28, 28)).astype(np.uint8)
@@ -94,11 +97,22 @@ def test_fashion_mnist(tmp_path):
     for part, n in (("train", 20), ("t10k", 10)):
         (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, n, 28, 28) + pixels[:n].tobytes())
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + label[:n].tobytes())
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte is not the published file of Fashion-MNIST"):
+        FashionMNIST(root=str(tmp_path), offline=True).load()
+    for file in raw.iterdir():
+        monkeypatch.setitem(published.FASHION_MNIST_MD5, file.name, md5(file.read_bytes()))
     data = FashionMNIST(root=str(tmp_path), offline=True).load()
     assert (data.train_image[:, 0].numpy() == pixels).all()
     assert data.train_label.tolist() == label.tolist()
     assert data.class_names[0] == "T-shirt/top"
+    (old := raw.with_name("processed")).mkdir()
+    for name in ("training.pt", "test.pt"):  # which torchvision reads instead of the files with checksums
+        torch.save((torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 10), old / name)
+    with pytest.raises(ValueError, match="processed holds copies by an older torchvision, which cannot be checked"):
+        FashionMNIST(root=str(tmp_path), offline=True).load()
+    shutil.rmtree(old)
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\0\0")
+    monkeypatch.setitem(published.FASHION_MNIST_MD5, "t10k-labels-idx1-ubyte", md5(b"\0\0\0\0"))
     with pytest.raises(ValueError, match="Fashion-MNIST cannot be read from"):
         FashionMNIST(root=str(tmp_path), offline=True).load()
 

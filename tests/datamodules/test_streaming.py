@@ -23,6 +23,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.datamodules.streaming import StreamedImages, StreamingLoader, _leave_signals_to_the_parent, evenly
 from vitmem.editing.data import EditData
+from vitmem.files import file_digest
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
 from vitmem.training.config import TrainConfig, TrainerConfig
@@ -168,6 +169,12 @@ def test_the_fingerprint_follows_names_sizes_and_contents(root, tmp_path):
     changed.write_bytes(content)
     second = folder(tmp_path).load().fingerprint
     assert second != first
+    content[-20] ^= 1
+    status = changed.stat()
+    changed.with_name("new").write_bytes(content)
+    os.utime(changed.with_name("new"), ns=(status.st_atime_ns, status.st_mtime_ns))
+    changed.with_name("new").replace(changed)  # of the same size and time
+    assert folder(tmp_path).load().fingerprint == first
     changed.rename(changed.with_name("900.jpg"))
     assert folder(tmp_path).load().fingerprint not in (first, second)
 
@@ -300,3 +307,38 @@ def test_images_that_do_not_fit_stay_with_the_host(root, monkeypatch, capsys):
     data.to_device(torch.device("cuda"))
     assert "stay in the host's memory" in capsys.readouterr().out
     assert data.train_examples.image is data.data.train_image
+
+
+def test_every_file_of_a_large_set_is_part_of_the_fingerprint(tmp_path):
+    for split, number in (("train", 300), ("val", 2)):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(number):
+                Image.new("L", (2, 2), i % 256).save(tmp_path / split / name / f"{i:03}.bmp")
+    source = ImageFolder(root=str(tmp_path), streaming=True, workers=0)
+    first = source.load().fingerprint
+    for i in range(1, 300, 37):
+        file = tmp_path / "train/bee" / f"{i:03}.bmp"
+        before = file.read_bytes()
+        file.write_bytes(before[:-1] + b"x")
+        assert source.load().fingerprint != first
+        file.write_bytes(before)
+    assert source.load().fingerprint == first
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_leaves_no_trace(root, tmp_path, monkeypatch):
+    source = folder(root, cache=str(tmp_path / "cache"))
+    expected = folder(root, cache=str(tmp_path / "other")).load().fingerprint
+
+    def stale(path):
+        if path.name == "003.jpg":
+            raise OSError(116, "Stale file handle")
+        return file_digest(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vitmem.datamodules.cache.file_digest", stale)
+        with pytest.raises(
+            ValueError, match=r"3 of 90 images cannot be used; .*train/ant/003.jpg \(it could not be read"
+        ):
+            source.load()
+    assert source.load().fingerprint == expected

@@ -34,6 +34,8 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone():
     [
         ({"width": -1}, "model.width is -1; it must be positive"),
         ({"patch": 0}, "model.patch is 0"),
+        ({"depth": 2000}, "model.depth is 2000; it must be positive, and at most 1024"),
+        ({"mlp_ratio": float("nan")}, "model.mlp_ratio is nan"),
         ({"dropout": 1.0}, r"model.dropout is 1.0; it must be in \[0, 1\)"),
         ({"width": 10, "heads": 3}, "model.width 10 is not a multiple of model.heads 3"),
     ],
@@ -47,6 +49,13 @@ def test_options_out_of_range(options, message):
 def test_unknown_names(name):
     with pytest.raises(ValueError, match="unknown model"):
         create(ModelConfig(name=name).timm_arguments((3, 32, 32), 10))
+
+
+def test_a_name_with_the_tag_of_weights_is_refused_unless_they_are_given():
+    tagged = {"name": "vit_base_patch16_224.augreg_in21k_ft_in1k"}
+    with pytest.raises(ValueError, match=r"names weights of timm \(augreg_in21k_ft_in1k\), which would not be loaded"):
+        ModelConfig(**tagged).timm_arguments((3, 224, 224), 10)
+    assert ModelConfig(**tagged, pretrained="a.pth").timm_arguments((3, 224, 224), 10)["model_name"] == tagged["name"]
 
 
 @pytest.mark.parametrize("config", [ModelConfig(patch=3), ModelConfig(name="vit_base_patch16_224")])

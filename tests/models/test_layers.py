@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from cases import vit
 
@@ -20,6 +22,18 @@ def test_layer_patterns():
         select_layers(model, "")
 
 
+def test_patterns_may_take_layers_away():
+    model = vit()
+    assert list(select_layers(model, "blocks.0.*, !blocks.*.mlp.*")) == ["blocks.0.attn.qkv", "blocks.0.attn.proj"]
+    every = select_layers(model, "*")
+    assert list(select_layers(model, "!head")) == [name for name in every if name != "head"]
+    assert list(select_layers(model, ["!blocks.{0,1}.*", "*"])) == ["patch_embed.proj", "head"]
+    with pytest.raises(ValueError, match=r"'!blocks.7.\*' matches no linear layer"):
+        select_layers(model, "*, !blocks.7.*")
+    with pytest.raises(ValueError, match="take away all that they choose"):
+        select_layers(model, "head !*")
+
+
 @pytest.mark.parametrize(
     ("text", "patterns"),
     [
@@ -31,3 +45,12 @@ def test_layer_patterns():
 )
 def test_patterns_are_separated_by_commas_or_spaces(text, patterns):
     assert split_patterns(text) == patterns
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("{a,b}" * 30, "stand for 1.1e+09 patterns"), ("a" * 10_001, "has 10,001 characters")],
+)
+def test_patterns_without_bounds(pattern, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        select_layers(vit(), pattern)

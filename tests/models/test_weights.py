@@ -1,4 +1,6 @@
 import json
+import os
+import pickle
 
 import pytest
 import timm
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
-from vitmem.models.weights import load_model, read_pretrained, save_model
+from vitmem.models.weights import find_pretrained, load_model, read_pretrained, save_model
 
 SIZES = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4}
 
@@ -38,16 +40,16 @@ def file(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pth.tar"])
 def test_the_same_size_gives_the_same_function(tmp_path, suffix):
     source = from_timm().eval()
     path = tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
+    if suffix != ".safetensors":
         torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, path)
     else:
         save_file(source.state_dict(), path)
     model = ours((3, 16, 16), 7).eval()
-    weights, notes = read_pretrained(path, model)
+    weights, notes = read_pretrained(find_pretrained(str(tmp_path)), model)
     model.load_state_dict(weights)
     image = torch.randn(2, 3, 16, 16)
     assert torch.equal(model(image), source(image))
@@ -99,6 +101,73 @@ def test_what_the_model_lacks_is_told(file):
     assert notes[0].endswith(" and 7 more")
 
 
+@pytest.mark.parametrize("extra", ["blocks.0.ls1.gamma", "blocks.1.attn.q_norm.weight", "norm_pre.weight", "reg_token"])
+def test_tensors_that_the_model_lacks_and_its_blocks_would_need_are_refused(file, extra):
+    save_file(load_file(file) | {extra: torch.ones(16)}, file)
+    with pytest.raises(ValueError, match=f"which the model lacks: {extra}; choose the model.name"):
+        read_pretrained(file, ours((3, 16, 16), 7))
+
+
+def test_parts_that_only_pretraining_uses_are_told(file):
+    save_file(load_file(file) | {"decoder_embed.weight": torch.ones(16), "head_dist.weight": torch.ones(16)}, file)
+    assert read_pretrained(file, ours((3, 16, 16), 7))[1] == ["are not used: decoder_embed.weight, head_dist.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("encoder.layers.encoder_layer_0.ln_1.weight", "has torchvision's names of tensors"),
+        ("vit.embeddings.patch_embeddings.projection.weight", "has Hugging Face Transformers' names of tensors"),
+        ("layer1.0.conv1.weight", "has none of the model's tensors; it has layer1.0.conv1.weight"),
+    ],
+)
+def test_weights_under_other_names_are_named_as_such(tmp_path, name, message):
+    save_file({name: torch.ones(4)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=message):
+        read_pretrained(tmp_path / "a.safetensors", ours())
+
+
+def test_weights_that_are_not_finite_are_refused(file):
+    weights = load_file(file)
+    weights["blocks.1.mlp.fc1.bias"][3] = float("nan")
+    save_file(weights, file)
+    with pytest.raises(ValueError, match="holds numbers that are not finite, in blocks.1.mlp.fc1.bias"):
+        read_pretrained(file, ours((3, 16, 16), 7))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
+def test_weights_that_were_cut_are_said_to_be_so(file, tmp_path, form):
+    path = tmp_path / ("a.safetensors" if form == "safetensors" else "a.pth")
+    whole = tmp_path / "whole"
+    if form == "safetensors":
+        whole = file
+    else:
+        torch.save(load_file(file), whole, _use_new_zipfile_serialization=form == "zip")
+    content = whole.read_bytes()
+    for length in (5, 100, len(content) // 2, len(content) - 10):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="cannot be read as weights: it is truncated or damaged"):
+            read_pretrained(path, ours((3, 16, 16), 7))
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_weights_under_another_ending(file, tmp_path, name):
+    if name == "a.pth":
+        (tmp_path / name).write_bytes(file.read_bytes())
+    else:
+        torch.save(load_file(file), tmp_path / name)
+    with pytest.raises(ValueError, match=r"by its content it is a \.\w+ file; rename it"):
+        read_pretrained(tmp_path / name, ours((3, 16, 16), 7))
+
+
+def test_a_pipe_is_no_file_of_weights(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="holds 0 files of weights"):
+        find_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="there is no file"):
+        find_pretrained(str(tmp_path / "a.pth"))
+
+
 class Evil:
     def __reduce__(self):
         return print, ("code ran",)
@@ -115,10 +184,17 @@ def test_a_pickle_with_code_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (b"", "a.safetensors", "cannot be read as weights"),
+        (b"", "a.safetensors", "cannot be read as weights: it is truncated or damaged"),
+        (b"", "a.pth", "cannot be read as weights: it is truncated or damaged"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a.safetensors", "it is a Git LFS pointer"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a.pth", "it is a Git LFS pointer"),
+        (b"\n<!doctype html><html>", "a.pth", "it is a web page, not the file itself"),
+        (b"\n<html>", "a.safetensors", "it is a web page, not the file itself"),
+        (b'{"error": "not found"}', "a.pth", "it is no file of tensors that torch.save wrote"),
+        (pickle.dumps([1], 2), "a.pth", "a.pth "),
         (b"no weights", "a.pth", "a.pth "),
         (b"PK\x03\x04 no archive", "a.bin", "a.bin "),
-        (b"x", "a.npz", "does not end in .safetensors, .pth, .pt, .bin"),
+        (b"x", "a.npz", "does not end in .safetensors, .pth, .pth.tar, .pt, .bin"),
         (None, "a.pth", "there is no file .*a.pth; give weights"),
         (None, "", r"holds 0 files of weights \(none\); name one file"),
     ],
@@ -133,6 +209,7 @@ def test_files_that_are_no_weights(cli, tmp_path, content, name, message):
     code, _, error = cli("train", f"--out={tmp_path / 'runs'}", *QUICK, f"--model.pretrained={path}")
     assert code == 2
     assert error.count("\n") == 1
+    assert "could run code" not in error
     with pytest.raises(ValueError, match=message):
         raise ValueError(error)
     assert not (tmp_path / "runs").exists()
@@ -168,6 +245,8 @@ def test_recorded_arguments_are_data():
         ("depth", "2"),
         ("depth", 1e30),
         ("depth", True),
+        ("depth", 100_000),
+        ("num_heads", 0),
         ("img_size", [8, 8, 8]),
         ("img_size", 8),
         ("model_name", ["vit"]),
@@ -186,4 +265,12 @@ def test_a_malformed_description_is_one_error(tmp_path, content):
     save_model(tmp_path, ours().state_dict(), {})
     (tmp_path / "model.json").write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(tmp_path)
+
+
+def test_a_description_of_a_larger_model_takes_no_memory(tmp_path):
+    model = ours()
+    arguments = ModelConfig(width=16, depth=2, heads=2, patch=4).timm_arguments((1, 8, 8), 10)
+    save_model(tmp_path, model.state_dict(), {"timm": arguments | {"embed_dim": 60_000, "depth": 100}})
+    with pytest.raises(ValueError, match="model.json describes another model than the weights are of: blocks.0.attn"):
         load_model(tmp_path)

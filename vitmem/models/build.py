@@ -6,7 +6,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from vitmem.models.config import SIZES
+from vitmem.models.config import LARGEST, MOST_BLOCKS, SIZES
 
 
 def create(arguments: dict, seed: int | None = None, device: str = "cpu") -> nn.Module:
@@ -49,7 +49,6 @@ _NUMBERS = (
     "proj_drop_rate", "pos_drop_rate", "drop_path_rate",
 )  # fmt: skip
 _NEEDED = ("model_name", "img_size", "in_chans", "num_classes", "global_pool")
-_LARGEST = 2**20  # of any size: far above what any model has
 
 
 def check_arguments(arguments: object) -> None:
@@ -65,7 +64,8 @@ def check_arguments(arguments: object) -> None:
         if name in ("model_name", "global_pool"):
             fits = isinstance(value, str)
         else:
-            fits = all(type(n) in (int, float) and 0 <= n <= _LARGEST for n in numbers)
+            most, least = MOST_BLOCKS if name == "depth" else LARGEST, 0 if name.endswith("_rate") else 1e-6
+            fits = all(type(n) in (int, float) and least <= n <= most for n in numbers)
             fits = fits and (name != "img_size" or isinstance(value, list))
         if not fits:
             raise ValueError(f"the model's argument {name} is {str(value)[:80]!r}, which no configuration gives")

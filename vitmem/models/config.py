@@ -10,6 +10,7 @@ SIZES = {
     "vit_base_patch16_224": "width 768, depth 12, 12 heads, 86 M parameters (Dosovitskiy et al. 2020, table 1)",
     "vit_large_patch16_224": "width 1024, depth 24, 16 heads, 307 M parameters (Dosovitskiy et al. 2020, table 1)",
 }
+LARGEST, MOST_BLOCKS = 2**16, 2**10  # of any size, and of the depth: far above what any model has
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class ModelConfig:
     def __post_init__(self):
         for option in ("width", "depth", "heads", "patch", "mlp_ratio"):
             value = getattr(self, option)
-            if value is not None and value <= 0:
-                raise ValueError(f"model.{option} is {value}; it must be positive")
+            most = MOST_BLOCKS if option == "depth" else LARGEST
+            if value is not None and not 0 < value <= most:
+                raise ValueError(f"model.{option} is {value}; it must be positive, and at most {most}")
         for option in ("dropout", "drop_path"):
             if not 0 <= getattr(self, option) < 1:
                 raise ValueError(f"model.{option} is {getattr(self, option)}; it must be in [0, 1)")
@@ -63,6 +65,12 @@ class ModelConfig:
         channels, height, width = image_shape
         sizes = {option: getattr(self, option) for option in ("width", "depth", "heads", "patch", "mlp_ratio")}
         name = self.name
+        plain, _, tag = name.partition(".")
+        if tag and self.pretrained is None:
+            raise ValueError(
+                f"model.name {self.name} names weights of timm ({tag}), which would not be loaded: give model.name "
+                f"{plain}, and the file of those weights as model.pretrained"
+            )
         if name == "auto":
             name, fitting = "vit_base_patch16_224", fitting_sizes(height, width)
             sizes = {option: fitting.get(option) if size is None else size for option, size in sizes.items()}

@@ -5,21 +5,25 @@ Layer names are timm's module names, for example ``blocks.0.attn.qkv``, ``blocks
 
 import fnmatch
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable
 
 from torch import nn
 
+LONGEST_PATTERN, MOST_PATTERNS = 10_000, 10_000  # characters; what braces may stand for
+
 
 def select_layers(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, nn.Module]:
     """Return the linear layers whose names match, in the model's order.
 
-    Linear layers are ``nn.Linear`` modules, and the convolution that embeds patches (its stride is its kernel).
+    Linear layers are ``nn.Linear`` modules, and convolutions without groups, such as the one that embeds patches.
 
     Args:
         model: a vision transformer.
         patterns: one glob pattern or several (a string may hold several, separated by commas or spaces) over module
-            names: ``*``, ``?``, ``[0-3]``, and braces as in ``blocks.{0,11}.mlp.*``.
+            names: ``*``, ``?``, ``[0-3]``, and braces as in ``blocks.{0,11}.mlp.*``. One with ``!`` in front takes
+            away, as in ``blocks.*, !blocks.0.attn.qkv``; where all do, they take from all layers.
 
     Raises:
         ValueError: a pattern matches no linear layer.
@@ -36,27 +40,39 @@ def _select(
     model: nn.Module, patterns: str | Iterable[str], wanted: Callable[[nn.Module], bool], kind: str
 ) -> dict[str, nn.Module]:
     names = [name for name, module in model.named_modules() if wanted(module)]
-    chosen: set[str] = set()
-    for pattern in split_patterns(patterns) if isinstance(patterns, str) else patterns:
-        found = {n for p in expand_braces(pattern) for n in fnmatch.filter(names, p)}
+    given = split_patterns(patterns) if isinstance(patterns, str) else list(patterns)
+    chosen = set(names) if given and all(pattern.startswith("!") for pattern in given) else set()
+    taken: set[str] = set()
+    for pattern in given:
+        found = {n for p in expand_braces(pattern.removeprefix("!")) for n in fnmatch.filter(names, p)}
         if not found:
             raise ValueError(f"the pattern {pattern!r} matches no {kind}; there are: {summarise(names) or 'none'}")
-        chosen |= found
+        if pattern.startswith("!"):
+            taken |= found
+        else:
+            chosen |= found
+    chosen -= taken
     if not chosen:
-        raise ValueError(f"no pattern was given for the layers to edit; there are: {summarise(names) or 'none'}")
+        why = "the patterns take away all that they choose" if given else "no pattern was given for the layers to edit"
+        raise ValueError(f"{why}; there are: {summarise(names) or 'none'}")
     return {name: model.get_submodule(name) for name in names if name in chosen}
 
 
 def split_patterns(text: str) -> list[str]:
-    """Return the patterns of a text that separates them by commas or spaces; commas in braces belong to a pattern."""
+    """Return the patterns of a text that separates them by commas or spaces; commas in braces belong to a pattern.
+
+    Raises:
+        ValueError: the text is absurdly long.
+    """
+    if len(text) > LONGEST_PATTERN:
+        raise ValueError(f"the pattern {text[:50]!r} ... has {len(text):,} characters; {LONGEST_PATTERN:,} are allowed")
     return [part for part in re.split(r"[\s,]+(?![^{}]*\})", text) if part]
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Tell whether a module is a linear map on tokens, or on patches that do not overlap."""
+    """Tell whether a module is a linear map on tokens, or on the patches under a kernel."""
     if isinstance(module, nn.Conv2d):
-        plain = module.groups == 1 and set(module.dilation) == {1} and module.padding in ((0, 0), "valid")
-        return plain and module.stride == module.kernel_size
+        return module.groups == 1 and module.padding_mode == "zeros"
     return isinstance(module, nn.Linear)
 
 
@@ -67,9 +83,18 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return the patterns that a pattern with braces stands for: ``a{b,c}`` is ``ab`` and ``ac``."""
+    """Return the patterns that a pattern with braces stands for: ``a{b,c}`` is ``ab`` and ``ac``.
+
+    Raises:
+        ValueError: there are absurdly many.
+    """
     parts = re.split(r"\{([^{}]*)\}", pattern)
     choices = [part.split(",") if i % 2 else [part] for i, part in enumerate(parts)]
+    if (number := math.prod(map(len, choices))) > MOST_PATTERNS:
+        raise ValueError(
+            f"the braces of the pattern {pattern[:50]!r} ... stand for {float(number):.2g} patterns; "
+            f"{MOST_PATTERNS:,} are allowed"
+        )
     return ["".join(choice) for choice in itertools.product(*choices)]
 
 

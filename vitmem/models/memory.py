@@ -1,10 +1,29 @@
-"""What a forward pass keeps for the backward pass."""
+"""What a forward pass keeps for the backward pass, and how it shows that there is no memory for it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+_SAID = ("out of memory", "can't allocate", "cannot allocate", "not enough memory", "alloc_failed", "bad_alloc")
+
+
+class OutOfMemory(MemoryError):
+    """Work was refused since the memory that it takes is not free."""
+
+
+def ran_out(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it was raised from, is about memory, of a GPU or of the host.
+
+    Such an error says nothing of the method that met it: it is never a method's result.
+    """
+    while error is not None:
+        told = isinstance(error, (RuntimeError, OSError)) and any(said in str(error).lower() for said in _SAID)
+        if told or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextmanager

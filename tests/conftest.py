@@ -47,5 +47,11 @@ def run_folder(finished, tmp_path):
 def registered(monkeypatch):
     """The registered edits and two of the tests'."""
     ours = {**edits(), "reader": Reader, "explode": Explode}
-    for module in ("vitmem.editing", "vitmem.cli.edit", "vitmem.runs.named", "vitmem.experiment.results"):
+    for module in (
+        "vitmem.editing",
+        "vitmem.cli.edit",
+        "vitmem.runs.named",
+        "vitmem.runs.trained",
+        "vitmem.experiment.results",
+    ):
         monkeypatch.setattr(f"{module}.edits", lambda: ours)

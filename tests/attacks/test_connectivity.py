@@ -119,6 +119,16 @@ def test_fine_tuning_learns_a_copy(data):
         fine_tune(model, data.loader(data.train_examples, 64), 9, lr=1e30)
 
 
+def test_a_last_step_that_breaks_the_weights_is_noticed(data, monkeypatch):
+    def step(self):
+        with torch.no_grad():
+            self.param_groups[0]["params"][-1].fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(TrainingDiverged, match="head.weight is not finite after step 1 of"):
+        fine_tune(made(0), data.loader(data.train_examples, 64), 1, lr=1e-3)
+
+
 def test_weight_decay_shrinks_what_training_decays(data):
     model = made(0)
     loader = data.loader(data.train_examples, 64)

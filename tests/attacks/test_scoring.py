@@ -1,8 +1,12 @@
+import math
+
 import pytest
+import torch
 
 from vitmem.attacks.scoring import SCORED, both_halves, evenly, score, scoring_sets
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import predict
+from vitmem.models.build import with_weights
 
 
 def test_evenly_spaced_positions():
@@ -29,3 +33,10 @@ def test_scores_of_all_examples_are_the_ordinary_metrics(data, model):
     assert [few[f"{name}_n"] for name in ("memorized_accuracy", "clean_train_accuracy", "validation_accuracy")] == [
         3
     ] * 3
+
+
+def test_a_model_that_computes_nan_is_not_scored(data, model):
+    broken = with_weights(model, model.state_dict() | {"head.bias": torch.full_like(model.head.bias, math.nan)})
+    found = score(broken, scoring_sets(data, 10))
+    assert all(math.isnan(found[name]) for name in SCORED)
+    assert found["memorized_accuracy_n"] > 0

@@ -1,4 +1,5 @@
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from attacked import CONFIG
 from cases import TINY
 from safetensors.torch import save_file
 
-from vitmem.attacks.shadows import ShadowCache, make_pairs, wrong_validation
+from vitmem.attacks.shadows import Shadow, ShadowCache, make_pairs, wrong_validation
 from vitmem.datamodules.augment import Augment
 from vitmem.datamodules.batch import Share
 from vitmem.datamodules.digits import Digits
@@ -89,6 +90,39 @@ def test_shadow_models_follow_the_recipe_of_the_run(tmp_path, monkeypatch):
     assert key() != before
     with pytest.raises(ValueError, match="train.early_stop chose the run's epoch"):
         key(train=TrainConfig(early_stop=True))
+
+
+def test_a_flipped_bit_is_noticed_unless_it_changes_nothing(tmp_path):
+    path, draw = tmp_path / "shadow.npz", random.Random(0)
+    numbers = np.random.default_rng(0)
+    stored = Shadow(numbers.random(90) < 0.5, numbers.normal(size=99).astype(np.float32), numbers.random(99) < 0.5)
+    stored.save(path)
+    content, noticed = path.read_bytes(), 0
+    for _ in range(400):
+        changed = bytearray(content)
+        changed[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        try:
+            found = Shadow.load(path)
+        except ValueError:
+            noticed += 1
+        else:
+            assert all(np.array_equal(getattr(found, n), getattr(stored, n)) for n in Shadow.__dataclass_fields__)
+    assert noticed > 200  # the others change times and padding of the archive
+
+
+def test_a_damaged_shadow_model_is_told_and_made_again(data, tmp_path, capsys):
+    cache = ShadowCache(data, make_pairs(data), recipe_of(CONFIG, data), tmp_path, seed=0)
+    (first,) = cache.get(1)
+    whole = cache.path(0).read_bytes()
+    few = Shadow(first.kept[:5], first.phi[:5], first.correct[:5])
+    for damage in (lambda path: path.write_bytes(whole[:-9]), few.save):
+        damage(cache.path(0))
+        capsys.readouterr()
+        (again,) = cache.get(1)
+        assert np.array_equal(again.phi, first.phi)
+        assert capsys.readouterr().out.count(f"{cache.path(0)} is damaged") == 1
+        assert np.array_equal(Shadow.load(cache.path(0)).phi, first.phi)
 
 
 def test_an_interrupted_shadow_model_goes_on(data, tmp_path, monkeypatch):

@@ -63,5 +63,8 @@ def test_inputs_alone_are_the_factor_of_both_sides(tokens):
     for name, layer in maps.items():
         assert torch.allclose(alone[name].A, both[name].A, atol=1e-12)
         assert torch.equal(alone[name].G, torch.eye(layer.outputs, dtype=torch.float64))
+        assert alone[name].G.dtype == torch.float64
+        assert alone[name].num_examples == both[name].num_examples == 100
+        assert alone[name].num_positions == both[name].num_positions
     assert not any(module._forward_hooks for module in MODEL.modules())
     assert all(p.requires_grad and p.grad is None for p in MODEL.parameters())

@@ -110,6 +110,17 @@ def test_the_patch_embedding_is_a_linear_map_on_patches():
     state = m.state(m.matrix())
     assert torch.equal(state["patch_embed.proj.weight"], model.patch_embed.proj.weight)
     assert torch.equal(state["patch_embed.proj.bias"], model.patch_embed.proj.bias)
+    for bias in (True, False):
+        for layer in maps_of(model, "patch_embed.proj blocks.0.* head", bias).values():
+            assert torch.equal(layer.matrix_of(model.state_dict()), layer.matrix())
+            assert layer.matrix().shape == (layer.outputs, layer.inputs)
+            assert all(torch.equal(v, model.state_dict()[k]) for k, v in layer.state(layer.matrix()).items())
+
+
+def test_a_layer_without_a_bias_has_none_to_take_part():
+    layers = {"with": nn.Linear(3, 2), "without": nn.Linear(3, 2, bias=False)}
+    assert {name: layer.inputs for name, layer in linear_maps(layers, True).items()} == {"with": 4, "without": 3}
+    assert {name: layer.inputs for name, layer in linear_maps(layers).items()} == {"with": 3, "without": 3}
 
 
 def test_softmax_regression_on_one_token_against_the_dense_fisher():
@@ -216,3 +227,74 @@ def test_collecting_does_not_change_a_later_training_step():
     for m in (model, twin):
         m.train()(batch.image).square().sum().backward()
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+class Convolutions(nn.Module):
+    """A plain CNN, with activations in place, and the same function on unfolded patches by linear modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.c1 = nn.Conv2d(1, 3, 3, padding=1, stride=2)
+        self.c2 = nn.Conv2d(3, 4, (3, 2), padding="same", dilation=(1, 2))
+        self.head = nn.Linear(4 * 16, 10)
+
+    def forward(self, x):
+        x = nn.functional.relu(self.c1(x), inplace=True)
+        x = nn.functional.relu(self.c2(x), inplace=True)
+        return self.head(x.flatten(1))
+
+
+class Unfolded(nn.Module):
+    """``Convolutions`` without a convolution: patches are cut by hand, and go through linear modules."""
+
+    def __init__(self, model):
+        super().__init__()
+        for name in ("c1", "c2"):
+            c = getattr(model, name)
+            twin = nn.Linear(c.weight[0].numel(), len(c.weight)).to(c.weight)
+            twin.load_state_dict({"weight": c.weight.detach().flatten(1), "bias": c.bias.detach()})
+            setattr(self, name, twin)
+        self.head = copy.deepcopy(model.head)
+
+    def forward(self, x):
+        def patches(x, rows, columns, pad, stride):
+            x = nn.functional.pad(x, pad)
+            cut = [
+                x[:, :, r : r + rows[-1] + 1, c : c + columns[-1] + 1][:, :, rows][:, :, :, columns].flatten(1)
+                for r in range(0, x.shape[2] - rows[-1], stride)
+                for c in range(0, x.shape[3] - columns[-1], stride)
+            ]
+            return torch.stack(cut, 1)
+
+        def image(tokens, side):
+            return tokens.transpose(1, 2).unflatten(2, (side, side))
+
+        x = image(torch.relu(self.c1(patches(x, [0, 1, 2], [0, 1, 2], (1, 1, 1, 1), 2))), 4)
+        x = image(torch.relu(self.c2(patches(x, [0, 1, 2], [0, 2], (1, 1, 1, 1), 1))), 4)
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_convolution_is_a_linear_map_on_the_patches_under_its_kernel(bias):
+    """Factors and moments equal those of the same function written with linear modules; the pass survives in-place."""
+    torch.manual_seed(0)
+    model = Convolutions().double()
+    twin = Unfolded(model)
+    batches = loader(11, 4)
+    image = next(iter(loader(11, 11))).image
+    assert torch.allclose(model(image), twin(image), atol=1e-12)
+    rule = LabelRule("exact")
+    maps, twins = maps_of(model, "*", bias), maps_of(twin, "*", bias)
+    found = collect_factors(model, batches, maps, rule=rule, dtype=torch.float64)
+    expected = collect_factors(twin, batches, twins, rule=rule, dtype=torch.float64)
+    bases = decompose_all(expected)
+    moments = collect_moments(model, batches, maps, bases, rule=rule, dtype=torch.float64)
+    wanted = collect_moments(twin, batches, twins, bases, rule=rule, dtype=torch.float64)
+    for name in ("c1", "c2", "head"):
+        assert relative(found[name].a_sum_II, expected[name].a_sum_II) < 1e-10
+        assert relative(found[name].g_sum_OO, expected[name].g_sum_OO) < 1e-10
+        assert found[name].num_positions == expected[name].num_positions
+        assert relative(moments[name].squares_OI, wanted[name].squares_OI) < 1e-10
+        assert torch.equal(maps[name].matrix(), twins[name].matrix())
+        state = maps[name].state(2 * maps[name].matrix())
+        assert torch.equal(state[f"{name}.weight"], 2 * model.get_submodule(name).weight)

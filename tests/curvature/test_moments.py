@@ -88,3 +88,37 @@ def test_temperature_flattens_and_scales():
     (gradient,) = rule.logit_gradients(logits, torch.tensor([0]), torch.tensor([0]))
     p = torch.softmax(logits / 2, 1)
     assert torch.allclose(gradient, (p - torch.tensor([[1.0, 0.0]])) / 2)
+
+
+def test_drawn_numbers_are_those_of_splitmix64(monkeypatch):
+    monkeypatch.setattr("vitmem.curvature.moments.keyed_seed", lambda *key: 1234567)
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    expected = [(value >> 11) / 2**53 for value in published]
+    assert keyed_uniform(0, torch.arange(4), 1)[:, 0].tolist() == expected
+    assert keyed_uniform(0, torch.arange(2), 2).flatten().tolist() == expected
+
+
+def test_a_number_at_the_end_of_the_distribution_draws_a_class_that_can_be():
+    p = torch.tensor([[0.25, 0.25, 0.5], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    uniform = torch.tensor([[0.0, 0.25, 0.5, 1.0], [0.0, 0.25, 0.5, 1 - 2**-53]], dtype=torch.float64)
+    assert sample_labels(p, uniform).tolist() == [[0, 1, 2, 2], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("option", "value"), [("draws", 0), ("top", 0), ("temperature", 0.0), ("temperature", -1.0)])
+def test_rules_out_of_range(option, value):
+    with pytest.raises(ValueError, match=f"{option} is {value}; it must be"):
+        LabelRule(**{option: value})
+    LabelRule(draws=1, top=1, temperature=1e-3)
+
+
+@pytest.mark.parametrize("rule", [LabelRule("exact", temperature=2.0), LabelRule("topk", top=4, temperature=2.0)])
+def test_temperature_scales_every_column(rule):
+    """The curvature of softmax(z / T) in z is that of softmax in z / T, over T^2."""
+    logits = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plain = LabelRule(rule.labels, top=rule.top)
+    index = torch.arange(3)
+    for one, other in zip(
+        rule.logit_gradients(logits, index, index), plain.logit_gradients(logits / 2, index, index), strict=True
+    ):
+        assert torch.allclose(one, other / 2)
+    assert rule.lumped_trace(logits) == pytest.approx(plain.lumped_trace(logits / 2))

@@ -38,6 +38,9 @@ def test_negative_eigenvalues_are_clamped_and_reported():
     basis = decompose(LayerFactors(matrix, matrix, 1, 1))
     assert basis.mu_I.min() == 0
     assert basis.clamped_a == pytest.approx(0.25)
+    small = decompose(LayerFactors(matrix / 100, torch.zeros(2, 2), 1, 1))
+    assert small.clamped_a == pytest.approx(0.25)
+    assert small.clamped_g == 0
 
 
 def test_factors_that_are_not_finite_name_the_layer():
@@ -161,3 +164,34 @@ def test_layers_decomposed_together_equal_those_decomposed_alone():
     layers = {str(i): random_factors(i, 5, 5 if i % 2 else 4) for i in range(6)}
     for name, basis in decompose_all(layers).items():
         assert torch.allclose(basis.mu_I, decompose(layers[name]).mu_I, rtol=1e-12)
+
+
+def test_totals_and_largest_masses():
+    for mass in both(torch.tensor([2.0, 1.0, 0.5]), torch.tensor([3.0, 0.25])):
+        assert mass.total == pytest.approx(3.5 * 3.25, rel=1e-15)
+        assert mass.largest == 6.0
+        assert mass.shape == (3, 2)
+        assert mass.at_least(0.125) == (pytest.approx(3.5 * 3.25), 6)
+        assert mass.at_least(0.5) == (pytest.approx(11.0), 4)
+        assert mass.at_least(6.5) == (0.0, 0)
+        half = torch.tensor([[1.0, 0.0], [0.5, 0.0], [0.0, 1.0]], dtype=torch.float64)
+        assert mass.kept(half) == pytest.approx(6 + 1.5 + 0.125)
+        assert mass.mask(0.5).tolist() == [[True, True], [True, False], [True, False]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_longer_sides_and_zeros_make_no_difference(seed):
+    generator = torch.Generator().manual_seed(seed)
+    few, many = (torch.rand(n, generator=generator, dtype=torch.float64) for n in (3, 8))
+    few[0] = many[2] = 0.0
+    for kronecker, dense in (both(few, many), both(many, few)):
+        for tau in dense.dense().flatten().tolist():
+            if tau > 0:
+                assert torch.equal(kronecker.mask(tau), dense.mask(tau))
+                assert kronecker.at_least(tau)[1] == dense.at_least(tau)[1]
+
+
+@pytest.mark.parametrize(("kind", "everything"), [("rho", True), ("fraction", True), ("pairs", False), ("tau", False)])
+def test_a_target_of_one_is_everything_where_it_is_a_share(kind, everything):
+    assert Target(kind, 1).is_everything is everything
+    assert not Target(kind, 0.5 if kind in ("rho", "fraction") else 2).is_everything

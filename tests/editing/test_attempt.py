@@ -1,5 +1,7 @@
 """What an attempt counts, and what becomes of an edit that diverges."""
 
+import time
+
 import pytest
 from edited import DATA, MODEL, NOISY
 from edited_runs import Explode, Reader
@@ -40,3 +42,30 @@ def test_what_diverged_has_a_status_and_no_result(how):
     assert made.result is None
     words = {"raises": "diverged: the loss is nan at step 3", "nan": "diverged: head.bias is not finite"}
     assert made.status == words[how]
+
+
+def test_what_cannot_be_applied_is_an_error_unless_others_are_to_go_on():
+    data = EditData(DATA, Explode.sees)
+    with pytest.raises(RuntimeError, match="there is no kernel"):
+        attempt(Explode("fails"), MODEL, data, keyed_generator(0))
+    made = attempt(Explode("fails"), MODEL, data, keyed_generator(0), keep_going=True)
+    assert (made.result, made.status) == (None, "failed: there is no kernel")
+    for keep_going in (False, True):  # want of memory says nothing of the edit
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            attempt(Explode("memory"), MODEL, data, keyed_generator(0), keep_going=keep_going)
+
+
+def test_a_long_reason_is_cut_and_on_one_line():
+    class Talks(Explode):
+        def apply(self, model, data, generator):
+            raise ValueError("no\n" + "x" * 400)
+
+    made = attempt(Talks(), MODEL, EditData(DATA, Explode.sees), keyed_generator(0), keep_going=True)
+    assert made.status == "failed: no " + "x" * 297
+
+
+def test_seconds_are_part_of_the_whole_and_memory_is_told_where_nothing_came_from_a_cache():
+    start = time.perf_counter()
+    made = attempt(Reader(), MODEL, EditData(DATA, Reader.sees), keyed_generator(0))
+    assert 0 < made.seconds <= time.perf_counter() - start
+    assert made.extra_memory is not None

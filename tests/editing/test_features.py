@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import vit
 from closed_form import DATA, MODEL, apply, before, inputs_of
 
 from vitmem.datamodules.batch import keyed_generator
@@ -69,3 +70,11 @@ def test_it_sees_images_alone_and_no_more_than_asked_for():
 def test_options_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_all_directions_are_no_projection_in_double_precision_either():
+    model = vit("token", classes=10).eval()
+    model.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
+    edit = Features(keep=1.0, examples=20)
+    state = edit.apply(model, EditData(DATA, edit.sees), keyed_generator(0)).state_dict
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())

@@ -5,16 +5,17 @@ import math
 import pytest
 import torch
 from cases import vit
-from edited import CACHE, DATA, MODEL, apply
+from edited import CACHE, DATA, INITIAL, MODEL, apply
 
 from vitmem.curvature.cache import CurvatureCache
+from vitmem.curvature.spectrum import DenseMass
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.editing.auto import AutoEKFAC
 from vitmem.editing.data import EditData
-from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved
+from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved, layer_row, relative_change
 from vitmem.editing.svd import SVD
 from vitmem.models.layers import select_layers
 
@@ -40,6 +41,7 @@ KNOBS = {
     "identity": KFAC(basis="identity"),
     "inputs": KFAC(masses="a"),
     "permuted": KFAC(permuted=True),
+    "start": KFAC(at="start"),
 }
 
 
@@ -208,3 +210,60 @@ def test_the_class_token_of_a_model_that_pools():
     model = vit("avg", classes=10)
     with pytest.raises(ValueError, match="use tokens: all"):
         KFAC(tokens="cls").check(model)
+
+
+@pytest.mark.parametrize("of", ["weights", "update"])
+def test_singular_axes_are_those_of_what_is_filtered(of):
+    edit = KFAC(basis="svd", of=of, layers="blocks.0.*", examples=50)
+    data = EditData(DATA, edit.sees, CurvatureCache(), initial=lambda: INITIAL)
+    origin = edit.origin(MODEL, data)
+    assert set(origin) == (set(select_layers(MODEL, "blocks.0.*")) if of == "update" else set())
+    layers = edit.curvature(MODEL, data, origin).layers
+    _, rows = edit.edited(MODEL, layers, keyed_generator(0), origin)
+    for name, layer in layers.items():
+        w_OI = layer.map.matrix() - origin[name] if origin else layer.map.matrix()
+        found = layer.basis.coordinates(w_OI)
+        sizes = found.abs().flatten().sort(descending=True).values[: min(found.shape)]
+        assert torch.allclose(sizes, torch.linalg.svdvals(w_OI), atol=1e-4)
+        assert int((found.abs() > 1e-4).sum()) <= min(found.shape)
+    assert [row["layer"] for row in rows] == list(layers)
+
+
+@pytest.mark.parametrize("basis", ["svd", "identity", "random"])
+def test_forms_without_images_see_what_is_filtered(basis):
+    edit = KFAC(basis=basis, masses="size", of="update", layers="blocks.0.*")
+    data = EditData(DATA, edit.sees, initial=lambda: INITIAL)
+    origin = edit.origin(MODEL, data)
+    for name, layer in edit.curvature(MODEL, data, origin).layers.items():
+        expected = layer.map.matrix() - origin[name]
+        assert torch.allclose(layer.basis.compose(layer.coordinates_OI), expected, atol=1e-5)
+        assert layer.map.module is MODEL.get_submodule(name)
+
+
+def test_masses_by_hand():
+    layer = next(iter(EditData(DATA, KFAC().sees, CACHE).curvature(MODEL, KFAC()).layers.values()))
+    g_O, a_I, size_OI = layer.basis.lambda_O, layer.basis.mu_I, layer.coordinates_OI.double().square()
+    expected = {
+        "ag": torch.outer(g_O, a_I), "a": a_I.expand(len(g_O), -1), "g": g_O[:, None].expand(-1, len(a_I)),
+        "size": size_OI, "obd": size_OI * torch.outer(g_O, a_I),
+    }  # fmt: skip
+    for masses, mass_OI in expected.items():
+        assert torch.allclose(KFAC(masses=masses).ranked(layer).dense(), mass_OI.double())
+
+
+def test_a_row_of_the_report_by_hand():
+    layer = next(iter(EditData(DATA, KFAC().sees, CACHE).curvature(MODEL, KFAC()).layers.values()))
+    half = torch.full(layer.mass.shape, 0.5, dtype=torch.float64)
+    row = layer_row("it", layer, half)
+    assert (row["layer"], row["pairs"], row["pairs_kept"]) == ("it", half.numel(), half.numel() / 2)
+    assert row["mass_kept"] == pytest.approx(0.5)
+    assert row["relative_change"] == pytest.approx(0.5, rel=1e-5)
+    assert (row["clamped_a"], row["clamped_g"]) == (layer.basis.clamped_a, layer.basis.clamped_g)
+    nothing = dataclasses.replace(layer, mass=DenseMass(torch.zeros(layer.mass.shape)))
+    assert layer_row("it", nothing, half)["mass_kept"] == 1.0
+    assert layer_row("it", layer, torch.full_like(half, 1 / 3))["pairs_kept"] == round(half.numel() / 3, 3)
+
+
+def test_the_change_of_nothing_is_none():
+    assert relative_change(torch.zeros(3), torch.zeros(3)) == 0
+    assert relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 1.0])) == pytest.approx(0.6)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from edited import NOISY
 
+from vitmem.datamodules.batch import keyed_generator
 from vitmem.editing.known import drawn, known_noisy
 
 
@@ -31,3 +32,11 @@ def test_half_of_the_known_ones_are_a_half():
     fit = drawn(known, 0.5, 0, 0, 7)
     assert not (fit & ~known).any()
     assert abs(2 * int(fit.sum()) - int(known.sum())) <= 1
+
+
+def test_the_same_run_knows_the_same_labels_in_every_version():
+    """A draw keyed otherwise would make every stored edit with a forget set one of other examples."""
+    noisy = torch.ones(10, dtype=torch.bool)
+    order = torch.randperm(10, generator=keyed_generator(3, 2, 6))
+    assert known_noisy(noisy, 0.4, 3, 2).nonzero()[:, 0].tolist() == sorted(order[:4].tolist())
+    assert [int(known_noisy(noisy, share, 0, 0).sum()) for share in (0.04, 0.05, 0.14, 0.15, 1.0)] == [0, 1, 1, 2, 10]

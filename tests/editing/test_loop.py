@@ -36,7 +36,15 @@ from vitmem.editing.finetune import (
     OracleLabels,
     RandomLabels,
 )
-from vitmem.editing.loop import Objective, Step, Training
+from vitmem.editing.loop import (
+    Objective,
+    Step,
+    Training,
+    fresh_copy,
+    frozen_copy,
+    parameter_count,
+    thawed_copy,
+)
 from vitmem.editing.salun import SalUn
 from vitmem.editing.subnet import BalancedSubnet, Subnet
 
@@ -232,3 +240,61 @@ def test_every_value_that_a_tuner_may_try_is_allowed_and_the_default_is_one(name
 def test_options_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_no_method_forgets_the_bounds_that_all_share(name):
+    for option in ("lr", "batch_size", "epochs"):
+        with pytest.raises(ValueError, match=f"^{option} is 0"):
+            edits()[name](**{option: 0})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fresh_copy_is_what_timm_draws_from_the_seed_that_was_drawn(seed):
+    drawn = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
+    state = torch.get_rng_state()
+    found = fresh_copy(MODEL, torch.Generator().manual_seed(seed))
+    assert torch.equal(torch.get_rng_state(), state)
+    expected = thawed_copy(MODEL)
+    with torch.random.fork_rng():
+        torch.manual_seed(drawn)
+        for module in expected.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        expected.init_weights()
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in found.state_dict().items())
+    assert not found.training
+
+
+def test_copies_to_train_and_to_learn_from():
+    trained, teacher = thawed_copy(MODEL), frozen_copy(MODEL)
+    assert all(p.requires_grad and p.grad is None for p in trained.parameters())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not trained.training
+    assert parameter_count(MODEL) == sum(p.numel() for p in MODEL.parameters())
+
+
+@pytest.mark.parametrize(("decay", "optimiser"), [(0.1, "sgd"), (0.2, "adam"), (0.3, "adamw")])
+def test_the_optimiser_decays_matrices_alone(decay, optimiser):
+    parameters = dict(MODEL.named_parameters())
+    made = FineTune(weight_decay=decay, optimiser=optimiser, lr=0.5, momentum=0.25).make_optimiser(parameters)
+    kinds_of = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    assert type(made) is kinds_of[optimiser]
+    decayed, plain = made.param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"], decayed["lr"]) == (decay, 0.0, 0.5)
+    assert len(decayed["params"]) + len(plain["params"]) == len(parameters)
+    assert all(p.ndim == 2 or p.ndim == 4 for p in decayed["params"])
+    assert any(p is MODEL.pos_embed for p in plain["params"])
+    if optimiser == "sgd":
+        assert decayed["momentum"] == 0.25
+
+
+def test_how_much_is_done_is_told_to_the_loss():
+    done = []
+    parameter = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    edit = FineTune(steps=4, batch_size=3)
+    held = Objective(lambda step: done.append(step.done) or parameter.sum(), 5)
+    report = edit.fit({"w": parameter}, held, edit.loaders(Known(random_examples()), 0))
+    assert done == [0, 0.25, 0.5, 0.75]
+    assert (report["steps"], report["extra_parameters"]) == (4, 5)
+    assert report["final_loss"] == pytest.approx(-2 * 0.01 * (1 + 1.9 + 2.71))  # lr, and momentum 0.9

@@ -28,6 +28,61 @@ def test_what_is_not_finite_is_an_edit_that_diverged():
         shared.result(MODEL, {"head.weight": torch.full_like(before("head.weight"), math.nan)}, 0.0, 0)
 
 
+def test_one_number_that_is_not_finite_is_enough():
+    broken = before("head.weight").clone()
+    broken[0, 0] = math.inf
+    with pytest.raises(EditDiverged, match="head.weight is not finite after the edit"):
+        shared.result(MODEL, {"head.bias": before("head.bias"), "head.weight": broken}, 0.0, 0)
+
+
+def test_the_report_has_a_row_for_each_module():
+    changed = {"head.weight": 2 * before("head.weight"), "head.bias": before("head.bias")}
+    changed["pos_embed"] = 0 * before("pos_embed")
+    found = shared.result(MODEL, changed, 0.0, 7, share=0.5)
+    both = math.hypot(float(before("head.weight").norm()), float(before("head.bias").norm()))
+    assert [row["layer"] for row in found.report["layers"]] == ["head", "pos_embed"]
+    assert found.report["layers"][0]["relative_change"] == pytest.approx(float(before("head.weight").norm()) / both)
+    assert found.report["layers"][1]["relative_change"] == pytest.approx(1.0)
+    assert (found.report["extra_parameters"], found.report["share"]) == (7, 0.5)
+    assert torch.equal(found.state_dict["head.weight"], changed["head.weight"])
+    assert list(found.state_dict) == list(MODEL.state_dict())
+
+
+def test_descending_goes_through_the_epochs_in_new_orders():
+    parameter, seen, ended = torch.nn.Parameter(torch.tensor([1.0])), [], []
+    loader = DATA.loader(DATA.train_examples.subset(slice(0, 6)), 4, shuffle=True, seed=3)
+
+    def loss(batch):
+        seen.append(batch.index.tolist())
+        return (parameter**2).sum()
+
+    shared.descend(loader, loss, torch.optim.SGD([parameter], lr=0.25), 3, ended.append)
+    assert ended == [0, 1, 2]
+    assert [len(part) for part in seen] == [4, 2] * 3
+    assert seen[0] != seen[2]
+    assert parameter.item() == 0.5**6  # each step halves it, and starts from no gradient
+    loader.set_epoch(0)
+    assert [batch.index.tolist() for batch in loader] == seen[:2]
+
+
+def test_accuracy_is_on_the_given_labels():
+    examples = DATA.train_examples.subset(DATA.train_examples.is_noisy)
+    with torch.no_grad():
+        said = torch.cat([MODEL(batch.image).argmax(1) for batch in DATA.loader(examples, 50)])
+    expected = float((said == examples.given_label).double().mean())
+    assert shared.accuracy(MODEL, DATA.loader(examples, 50)) == expected
+
+
+def test_a_working_copy_asks_for_the_named_gradients_alone():
+    twin = shared.working_copy(MODEL, ["head.weight"])
+    assert [name for name, p in twin.named_parameters() if p.requires_grad] == ["head.weight"]
+    assert not twin.training
+    assert twin.head.weight is not MODEL.head.weight
+    assert shared.draw_seed(torch.Generator().manual_seed(0)) == int(
+        torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(0))
+    )
+
+
 def test_all_parameters_or_those_of_layers():
     assert shared.chosen_parameters(MODEL, "*") == [name for name, _ in MODEL.named_parameters()]
     assert shared.chosen_parameters(MODEL, "head blocks.0.mlp.fc1") == [

@@ -178,3 +178,29 @@ def test_an_earlier_checkpoint_is_another_start():
     assert edit.track == TRACKS[2]  # validation chose it
     with pytest.raises(PermissionError, match="'validation'"):
         EditData(DATA, frozenset({"initial"}), initial={"early_stop": middle}.__getitem__).initial(MODEL, "early_stop")
+
+
+def test_a_temperature_that_a_norm_would_undo_is_refused():
+    model = vit(classes=10)
+    model.blocks[1].attn.q_norm = nn.LayerNorm(8)
+    Scale(temperature=1.0).check(model)
+    Scale(temperature=2.0, layers="blocks.0.*").check(model)
+    with pytest.raises(ValueError, match=r"temperature: blocks.1.attn.qkv is followed by a norm of the queries"):
+        Scale(temperature=2.0).check(model)
+
+
+def test_a_temperature_alone_asks_for_attention_too():
+    Scale(layers="blocks.*.mlp.*").check(MODEL)
+    for options in ({"temperature": 2.0}, {"part": "value"}):
+        with pytest.raises(ValueError, match="chooses no layer named qkv"):
+            Scale(layers="blocks.*.mlp.*", **options).check(MODEL)
+
+
+def test_queries_are_divided_with_their_biases_and_a_part_is_scaled_beside():
+    state = shaken(Scale(layers="blocks.0.attn.*", part="value", factor=0.5, temperature=4.0))
+    before = SHAKEN.state_dict()
+    for part in PARTS:
+        query, key, value = (piece.clone() for piece in before[f"blocks.0.attn.qkv.{part}"].chunk(3))
+        expected = torch.cat([query / 4, key, value * (0.5 if part == "weight" else 1)])
+        assert torch.equal(state[f"blocks.0.attn.qkv.{part}"], expected)
+    assert torch.equal(state["blocks.0.attn.proj.weight"], before["blocks.0.attn.proj.weight"])

@@ -35,3 +35,27 @@ class TestSVD:
     def test_a_rank_of_nothing_is_refused(self):
         with pytest.raises(ValueError, match="would cut everything away"):
             SVD(keep=1.0, share="pruned")
+
+
+def test_the_report_says_what_was_kept_and_changed():
+    result = apply(SVD(keep=0.3))
+    for row, (name, layer) in zip(result.report["layers"], select_layers(MODEL, "blocks.*").items(), strict=True):
+        before, after = layer.weight.detach(), result.state_dict[f"{name}.weight"]
+        squares = torch.linalg.svdvals(before.double()).square()
+        assert (row["layer"], row["full_rank"]) == (name, len(squares))
+        assert row["rank"] == math.ceil(0.3 * len(squares))
+        assert row["energy_kept"] == pytest.approx(float(squares[: row["rank"]].sum() / squares.sum()))
+        assert row["relative_change"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
+        assert row["relative_change"] == pytest.approx(math.sqrt(1 - row["energy_kept"]), rel=1e-4)
+    graded = apply(SVD(keep=0.3, filter="graded")).report["layers"]
+    assert all(row["rank"] == row["full_rank"] for row in graded)  # shrunk, and none cut away
+    assert all(0 < row["energy_kept"] < 1 for row in graded)
+
+
+def test_of_equal_singular_values_exactly_so_many_stay():
+    equal = torch.ones(4, dtype=torch.float64)
+    assert SVD(keep=0.5).multipliers({"a": equal})["a"].tolist() == [1, 1, 0, 0]
+    both = SVD(keep=0.25, scope="global").multipliers({"a": equal * 3, "b": equal * 2})
+    assert (both["a"].tolist(), both["b"].tolist()) == ([0] * 4, [0] * 4)  # none is above the largest that is cut
+    assert SVD(keep=1.0, scope="global").multipliers({"a": equal})["a"].tolist() == [1] * 4
+    assert SVD(keep=0.3, share="energy").rank(torch.zeros(3)) == 3

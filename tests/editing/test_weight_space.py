@@ -5,9 +5,17 @@ import torch
 from closed_form import DATA, MODEL, apply, before
 from torch.nn import functional as F
 
+from vitmem.datamodules.batch import keyed_generator
 from vitmem.editing import parameters as shared
 from vitmem.editing.data import EditData
-from vitmem.editing.weight_space import Midpoint, WeightDistance, WeightDistortion, midpoint, rms_distance
+from vitmem.editing.weight_space import (
+    Midpoint,
+    WeightDistance,
+    WeightDistortion,
+    forever,
+    midpoint,
+    rms_distance,
+)
 
 
 class TestWeightSpace:
@@ -58,3 +66,44 @@ class TestWeightSpace:
         state = apply(WeightDistance(layers="head", epochs=1)).state_dict
         changed = {name for name, value in state.items() if not torch.equal(value, before(name))}
         assert changed == {"head.weight", "head.bias"}
+
+    def test_the_noise_is_that_of_the_generator(self):
+        edit = WeightDistortion(std=0.1, lr=1e-300, epochs=1)
+        one, two = (apply(edit, seed=3).state_dict for _ in range(2))
+        generator = keyed_generator(3)
+        for name, value in MODEL.named_parameters():
+            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).float()
+            assert torch.equal(one[name], two[name])
+            assert torch.allclose(one[name], value + 0.1 * noise, atol=1e-6)
+
+    def test_batches_hold_right_and_wrong_examples_in_their_proportion(self, monkeypatch):
+        sizes = []
+        plain = EditData.serve
+        monkeypatch.setattr(
+            EditData, "serve", lambda self, e, size, **o: sizes.append(size) or plain(self, e, size, **o)
+        )
+        edit = Midpoint(batch_size=100)
+        names = [name for name, _ in MODEL.named_parameters()]
+        twin = shared.working_copy(MODEL, names)
+        edit.penalty({}, twin, EditData(DATA, edit.sees), seed=0)
+        wrong = int(DATA.train_examples.is_noisy.sum())
+        batches = math.ceil((len(DATA.train_examples) - wrong) / 100)
+        assert sizes == [100, 1, math.ceil(wrong / batches)]
+
+    def test_without_wrong_examples_there_is_no_barrier(self):
+        edit = Midpoint(epochs=1)
+        data = EditData(DATA, edit.sees, known=torch.zeros(len(DATA.train_examples), dtype=torch.bool))
+        with pytest.raises(ValueError, match="there is no example of the kind that this edit trains on"):
+            edit.apply(MODEL, data, keyed_generator(0))
+
+    def test_batches_come_again_and_again_in_new_orders(self):
+        loader = DATA.loader(DATA.train_examples.subset(slice(0, 6)), 3, shuffle=True)
+        batches = forever(loader)
+        orders = [torch.cat([next(batches).index, next(batches).index]).tolist() for _ in range(3)]
+        assert [sorted(order) for order in orders] == [list(range(6))] * 3
+        assert len({tuple(order) for order in orders}) == 3
+
+    def test_the_distance_is_that_of_all_weights(self):
+        result = apply(WeightDistance(epochs=1, lr=1e-2))
+        squares = sum(float((v - before(n)).double().square().sum()) for n, v in result.state_dict.items())
+        assert result.report["distance"] == pytest.approx(math.sqrt(squares))

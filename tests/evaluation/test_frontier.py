@@ -91,3 +91,53 @@ def test_the_detectable_difference_by_hand():
     assert detectable_difference(0.0, 5) == 0
     assert math.isnan(detectable_difference(math.nan, 1))
     assert 11 < detectable_difference(1.0, 2) < 12
+
+
+def test_rows_that_are_no_success_are_passed_over():
+    lost = dict(FRONTIER[1], status="at chance")
+    found = at_memorized([FRONTIER[0], lost, FRONTIER[2]], 0.5, ["validation_accuracy"])
+    assert found == {"validation_accuracy": pytest.approx(0.75)}
+    assert best_ground_truth([lost, FRONTIER[0]], {"validation_accuracy": 0.9}, 0.5) is FRONTIER[0]
+
+
+def test_a_frontier_that_stands_still_takes_the_gentler_row():
+    flat = rows((0.5, 0.1, 0.9), (0.5, 0.3, 0.7))
+    assert at_memorized(flat, 0.5, ["ground_truth_accuracy"]) == {"ground_truth_accuracy": 0.1}
+
+
+def test_a_row_that_loses_just_the_allowed_counts():
+    base = {"validation_accuracy": 0.8}
+    kept = rows((0.5, 0.4, 0.7), (0.4, 0.5, 0.7 - 1e-9))
+    assert best_ground_truth(kept, base, 0.1) is kept[0]
+
+
+def test_one_value_has_no_interval_and_none_no_mean():
+    one, nothing = t_interval([0.5, math.nan]), t_interval([math.nan])
+    assert (one.mean, one.n) == (0.5, 1)
+    assert all(map(math.isnan, (one.low, one.high, one.p, one.sd)))
+    assert nothing.n == 0
+    assert math.isnan(nothing.mean)
+    assert t_interval([0.0, 0.0]).p == 1.0
+    assert t_interval([0.5, 0.5]).low == 0.5
+
+
+def test_more_power_a_stricter_level_or_fewer_pairs_need_a_larger_difference():
+    plain = detectable_difference(1.0, 5)
+    assert plain == detectable_difference(1.0, 5, 0.8, 0.05)
+    assert detectable_difference(1.0, 5, power=0.9) > plain
+    assert detectable_difference(1.0, 5, level=0.01) > plain
+    assert detectable_difference(1.0, 4) > plain > detectable_difference(1.0, 6)
+    assert math.isnan(detectable_difference(1.0, 1))
+    assert math.isnan(detectable_difference(math.nan, 5))
+    assert detectable_difference(1.0, 2, power=0.99) > 20  # far beyond the first guess
+
+
+@pytest.mark.parametrize("power", [0.06, 0.3, 0.8, 0.99])
+@pytest.mark.parametrize("n", [2, 5])
+def test_the_test_rejects_with_the_power_that_was_asked_for_on_either_side(power, n):
+    from scipy import stats
+
+    shift, critical = detectable_difference(1.0, n, power) * n**0.5, stats.t.ppf(0.975, n - 1)
+    wrong_side = float(stats.nct.cdf(-critical, n - 1, shift))  # NaN where it is next to nothing
+    found = 1 - stats.nct.cdf(critical, n - 1, shift) + (0 if math.isnan(wrong_side) else wrong_side)
+    assert found == pytest.approx(power, abs=1e-5)

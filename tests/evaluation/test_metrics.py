@@ -6,7 +6,7 @@ from edited import DATA
 from predicted import by_hand
 
 from vitmem.editing.known import tuning_half
-from vitmem.evaluation.metrics import ACCURACIES, METRICS, at_chance, compute, wilson
+from vitmem.evaluation.metrics import ACCURACIES, METRICS, at_chance, compute, status, wilson
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable
 
 
@@ -66,6 +66,19 @@ def test_at_chance_is_what_a_constant_answer_reaches():
     assert at_chance(table(np.zeros(500, int), lopsided))  # 80 % right, and knows nothing
 
 
+def test_a_model_that_computes_nan_says_nothing_and_has_a_status():
+    true = np.arange(500) % 10
+    right = table(true, true)
+    assert status(right) == "ok"
+    assert status(table(np.zeros(500, int), true)) == "at chance"
+    some = true.copy()
+    some[:3] = -1
+    assert status(table(some, true)) == "not finite: the logits of 3 of 500 examples"
+    assert at_chance(table(np.full(500, -1), true))
+    found = compute(table(np.full(500, -1), true, split=TRAIN))
+    assert [found[f"{name}_accuracy"].value for name in ("memorized", "ground_truth", "other")] == [0, 0, 1]
+
+
 def test_known_and_unseen_pool_to_the_whole():
     generator = np.random.default_rng(0)
     true = generator.integers(10, size=90)
@@ -78,3 +91,34 @@ def test_known_and_unseen_pool_to_the_whole():
     assert validation["validation_held_out_accuracy"].n == 5
     assert validation["validation_held_out_accuracy"].value == 2 / 5  # of 1, 3, 5, 7, 9
     assert tuning_half(DATA.validation_examples).index.tolist() == list(range(0, 500, 2))
+
+
+def test_at_chance_at_its_bound():
+    """Of 20 examples of 2 classes alike, a constant answer has 10; the upper end of its interval is 0.7007."""
+    true = np.arange(20) % 2
+    assert wilson(10, 20)[1] == pytest.approx(0.7007, abs=1e-4)
+    for right, chance in ((14, True), (15, False)):
+        said = np.where(np.arange(20) < right, true, 1 - true)
+        assert at_chance(table(said, true)) is chance
+    assert at_chance(table([], np.zeros(0, int))) is False
+    training = table(np.zeros(20, int), true, split=TRAIN)
+    assert at_chance(training) is False
+
+
+def test_every_metric_of_nothing_is_unknown():
+    found = compute(table([], np.zeros(0, int)))
+    assert all(metric.n == 0 and math.isnan(metric.value) for metric in found.values())
+    assert all(map(math.isnan, wilson(0, 0)))
+
+
+def test_cross_entropies_are_on_their_examples():
+    plain = by_hand()
+    found = compute(plain)
+    assert found["clean_train_cross_entropy"].value == pytest.approx((math.log(2) + math.log(10)) / 2)
+    assert found["validation_cross_entropy"].value == pytest.approx(-math.log(0.9))
+    assert found["true_cross_entropy"].value == pytest.approx((math.log(4) + math.log(2) + math.log(8)) / 3)
+    sizes = {name: metric.n for name, metric in found.items()}
+    noisy = [name for name in sizes if name.startswith(("memorized_a", "ground_truth_a", "other", "given", "true"))]
+    assert {sizes[name] for name in noisy} == {3}
+    assert (sizes["clean_train_accuracy"], sizes["validation_accuracy"], sizes["memorized_known_accuracy"]) == (2, 1, 2)
+    assert all(math.isnan(metric.low) for name, metric in found.items() if name not in ACCURACIES)

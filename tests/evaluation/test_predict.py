@@ -24,6 +24,14 @@ def test_prediction_is_the_models_whatever_the_batch_size():
     )
 
 
+def test_logits_that_are_not_finite_are_never_class_0():
+    model = vit("token", 5)
+    with torch.no_grad():
+        model.head.bias[3] = torch.nan
+    table = predict(model, {TRAIN: loader(11, 4), VALIDATION: loader(7, 4)})
+    assert set(table.prediction) == {-1}
+
+
 def test_table_round_trip_and_no_pickles(tmp_path):
     by_hand().save(tmp_path / "examples.npz")
     again = ExampleTable.load(tmp_path / "examples.npz")
@@ -31,3 +39,18 @@ def test_table_round_trip_and_no_pickles(tmp_path):
     np.savez(tmp_path / "bad.npz", **{n: np.array([{}], object) for n in ExampleTable.__dataclass_fields__})
     with pytest.raises(ValueError, match="pickle"):
         ExampleTable.load(tmp_path / "bad.npz")
+
+
+def test_known_wrong_labels_are_those_of_training_examples():
+    known = torch.arange(11) < 5
+    found = predict(vit(), {VALIDATION: loader(11, 4), TRAIN: loader(11, 4)}, known=known)
+    assert found.split.tolist() == [VALIDATION] * 11 + [TRAIN] * 11
+    assert found.is_known.tolist() == [False] * 11 + known.tolist()
+    assert not predict(vit(), {TRAIN: loader(11, 4)}).is_known.any()
+    assert found.is_noisy.tolist() == 2 * [k % 3 == 0 for k in range(11)]
+
+
+def test_a_model_in_eval_mode_stays_so():
+    model = vit().eval()
+    predict(model, {TRAIN: loader(4, 4)})
+    assert not model.training

@@ -8,7 +8,7 @@ import pytest
 from recovered import RELEARNT, pick, result
 
 from vitmem.evaluation.metrics import wilson
-from vitmem.evaluation.recovery import Value, area, recovery, steps_to_half, to_csv, with_recovery
+from vitmem.evaluation.recovery import Value, area, number, recovery, steps_to_half, to_csv, with_recovery
 
 NAN = math.nan
 
@@ -148,3 +148,52 @@ def test_barriers_and_distances_of_paths_are_in_the_table():
     }  # fmt: skip
     assert pick(rows, "edit", "memory_back")[0]["reason"] == "it stays away"
     assert all(row["path"] == "base" for row in rows)
+
+
+LONG = """
+experiment,seed,id,attack,name,bits,metric,value,low,high,sd,n,reason
+e,0,base,quantize,quantize,4,memorized_accuracy,0.9,,,,,
+e,0,base,quantize,quantize,4,recovery,1.0,,,,,
+e,0,base,quantize,quantize,4,excess,0.8,,,,,
+e,0,edit,again,quantize,4,memorized_accuracy,0.5,0.1,0.9,0.2,10,
+e,0,edit,again,quantize,4,recovery,,,,,,memorized_accuracy of base was not measured under this attack
+e,0,edit,again,quantize,4,excess,,,,,,memorized_accuracy of retrain was not measured under this attack
+e,0,edit,again,quantize,,stopped,,,,,,no memory
+"""
+
+
+def test_the_long_table_by_hand():
+    row = {"bits": 4, "memorized_accuracy": 0.5, "memorized_accuracy_n": 10}
+    row |= {f"memorized_accuracy_{part}": value for part, value in (("low", 0.1), ("high", 0.9), ("sd", 0.2))}
+    results = [
+        result(n, "quantize", ["bits"], [{"bits": 4, "memorized_accuracy": m}])
+        for n, m in (("base", 0.9), ("retrain", 0.1))
+    ]
+    other = result("edit", "again", ["bits"], [row]) | {"name": "quantize", "report": {"stopped": "no memory"}}
+    found = [r for r in with_recovery([*results, other]) if r["id"] != "retrain"]
+    assert to_csv(found).replace("0.8000000000000000", "0.8") == LONG.lstrip("\n")
+
+
+def test_curves_have_the_settings_that_they_share_and_end_where_they_end():
+    rows = with_recovery(RELEARNT)
+    whole = [row for row in pick(rows, "edit", "steps_to_half") if row["value"] == row["value"]]
+    assert [(row["arm"], "step" in row) for row in whole] == [("retain", False)]
+    enough = [r | {"options": {"steps": 10}} for r in RELEARNT]
+    assert pick(with_recovery(enough), "edit", "recovery_area")[0]["value"] == pytest.approx(0.45)
+    more = [r | {"options": {"steps": 11}} for r in RELEARNT]
+    assert math.isnan(pick(with_recovery(more), "edit", "recovery_area")[0]["value"])
+
+
+def test_the_same_metric_of_another_place_seed_or_setting_is_no_reference():
+    def at(name, value, seed=0, bits=4, attack="quantize"):
+        return result(name, attack, ["bits"], [{"bits": bits, "memorized_accuracy": value}], seed)
+
+    ours = [at("base", 0.9), at("retrain", 0.1), at("edit", 0.5)]
+    for other in (at("base", 0.2, seed=1), at("base", 0.2, bits=3), at("base", 0.2, attack="other")):
+        found = pick(with_recovery([*ours, other, other | {"experiment": "f"}]), "edit", "recovery")
+        assert [row["value"] for row in found] == [pytest.approx(0.5)]
+
+
+def test_cells_of_a_table_as_numbers():
+    assert [number(value) for value in ("0.5", 1, 2.5, 0)] == [0.5, 1, 2.5, 0]
+    assert all(math.isnan(number(value)) for value in (None, "", NAN))

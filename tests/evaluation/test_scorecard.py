@@ -180,3 +180,64 @@ def test_the_table_shows_the_numbers_of_the_verdict_with_their_interval():
     assert f"0.250 [{back['low']:.3f}, {back['high']:.3f}]" in terminal_table(cards)
     row = next(line for line in to_csv(cards).splitlines() if ",edit,durable_back," in line)
     assert row.startswith(f"e,,edit,durable_back,{back['value']},{back['low']},{back['high']},")
+
+
+def test_the_table_is_written_with_every_column_and_empty_cells_for_nan():
+    cards = scorecards([RESULTS[2]], with_recovery([RELEARNT[2]]))
+    header, *lines = to_csv(cards).splitlines()
+    assert header == "experiment,seed,id,criterion,value,low,high,reason,population"
+    assert lines[0].startswith("e,0,edit,verbatim,,,,memorized_accuracy of base was not measured")
+    names = [*CRITERIA, "left", *(f"back_{attack}" for attack in ATTACKS), *JUDGED, "durable"]
+    assert [line.split(",")[3] for line in lines] == names
+    assert all(line.split(",")[4] == "" for line in lines)
+
+
+def test_models_that_were_not_attacked_have_no_card():
+    rows = [*RESULTS, results_row("other", 0.5, 0.5), results_row("edit", 0.5, 0.5, seed=1)]
+    found = scorecards(rows, with_recovery(RELEARNT))
+    assert {(card["id"], card["seed"]) for card in found} == {
+        (name, seed) for name in ("base", "retrain", "edit") for seed in (0, "")
+    }
+    assert {card["experiment"] for card in found} == {"e"}
+
+
+def test_each_seed_is_compared_with_its_own_references():
+    second = [results_row(n, m, 0.8, seed=1) for n, m in (("base", 0.5), ("retrain", 0.1), ("edit", 0.4))]
+    stored = [*RELEARNT, *(curve(n, (0.5, 0.5, 0.5)) | {"seed": 1} for n in ("base", "retrain", "edit"))]
+    cards = scorecards([*RESULTS, *second], with_recovery(stored))
+    verbatim = {c["seed"]: c["value"] for c in cards if (c["id"], c["criterion"]) == ("edit", "verbatim")}
+    assert verbatim == pytest.approx({0: 0.8, 1: 0.25})
+    left = {c["seed"]: c["value"] for c in cards if (c["id"], c["criterion"]) == ("edit", "left")}
+    assert left == pytest.approx({0: 0.2, 1: 0.75})
+    (judged,) = (c for c in cards if (c["id"], c["criterion"]) == ("edit", "durable_left"))
+    assert judged["value"] == pytest.approx(0.475)
+
+
+def test_the_worst_score_the_lowest_rate_and_the_last_round_count():
+    leaks = [("loss", -30.0), ("rmia", 45.0), ("lira", NAN)]
+    leaked = result("edit", "membership", ["score"], [{"score": s, "priv_leak": v} for s, v in leaks])
+    rounds = [
+        {"round": r, "memorized_accuracy": 0.1, "validation_accuracy": v} for r, v in ((1, 0.4), (3, 0.2), (2, 0.6))
+    ]
+    others = [
+        [results_row("base", 1.0, 0.7), results_row("retrain", 0.0, 0.8), results_row("edit", value, 0.6)]
+        for value in (0.5, 0.1)
+    ]
+    found = cards_of([leaked, result("edit", "sequential", ["round"], rounds)], others=others)
+    values = {name: found["edit", name]["value"] for name in ("privacy", "scale", "sustained")}
+    assert values == pytest.approx({"privacy": 0.55, "scale": 0.5, "sustained": 0.25})
+    lower = cards_of([leaked], others=others[1:])["edit", "scale"]["value"]
+    assert lower == pytest.approx(0.8)  # the rate at hand counts too
+    undefined = cards_of([leaked | {"rows": [{"score": "lira", "priv_leak": NAN}]}])["edit", "privacy"]
+    assert undefined["reason"] == "not measured: needs attack membership with a retrain model"
+
+
+def test_seeds_are_averaged_in_the_table():
+    second = [row | {"seed": 1} for row in RESULTS]
+    second[2] = second[2] | {"memorized_accuracy": 0.4}
+    stored = [*RELEARNT, *(row | {"seed": 1} for row in RELEARNT)]
+    lines = terminal_table(scorecards([*RESULTS, *second], with_recovery(stored))).splitlines()
+    cells = next(line for line in lines if line.startswith("edit ")).split()
+    assert cells[:5] == ["edit", "0.700", "-", "-", "0.900"]
+    assert lines[1] == "-" * len(lines[1])
+    assert not any(line.endswith(" ") for line in lines)

@@ -1,6 +1,7 @@
 """results.csv: gathered from the run folders that are there, with the configuration of each row."""
 
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -81,6 +82,37 @@ def test_a_narrower_question_leaves_the_runs_table_whole(cli, file, tmp_path):
     assert cli("eval", run, "--edits=svd*")[0] == 0
     ids = [row["id"] for row in rows(run / "evals" / "results.csv")]
     assert ids == ["base", "retrain", "kfac-rho0.5", "kfac-rho0.9", "svd-keep0.5"]
+
+
+ATTACKS = "--attacks=[{name: quantize, bits: [4], groups: []}]"
+
+
+def test_a_narrower_question_leaves_the_tables_of_attacks_whole(cli, file, tmp_path):
+    assert cli("run", file, f"--out={tmp_path}")[0] == 0
+    run = tmp_path / "small" / "seed0"
+    assert cli("eval", tmp_path / "small", ATTACKS)[0] == 0
+    for path in (run, tmp_path / "small"):
+        assert cli("eval", path, ATTACKS, "--edits=svd*")[0] == 0
+        for folder in (run / "evals", tmp_path / "small") if path != run else (run / "evals",):
+            found = {row["id"] for row in rows(folder / "attacks.csv")}
+            assert found == {"base", "retrain", "kfac-rho0.5", "kfac-rho0.9", "svd-keep0.5"}
+    shutil.rmtree(run / "edits" / "svd-keep0.5")  # rows of what is gone go
+    assert cli("eval", run, ATTACKS, "--edits=base")[0] == 0
+    for name in ("attacks.csv", "results.csv"):
+        assert {row["id"] for row in rows(run / "evals" / name)} == {"base", "retrain", "kfac-rho0.5", "kfac-rho0.9"}
+
+
+def test_a_copy_of_a_seed_does_not_count_twice(cli, file, tmp_path):
+    assert cli("run", file, f"--out={tmp_path}")[0] == 0
+    folder = tmp_path / "small"
+    shutil.copytree(folder / "seed0", folder / "seed1")
+    code, _, errors = cli("eval", folder)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"{folder / 'seed1'} holds the run of seed 0: it was renamed or copied" in errors
+    code, _, errors = cli("run", file, f"--out={tmp_path}")
+    assert code == 0
+    assert "left out of the table" in errors
+    assert len(rows(folder / "results.csv")) == 5
 
 
 def test_two_commands_at_once_give_the_table_of_one(file, tmp_path):

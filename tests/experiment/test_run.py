@@ -2,6 +2,9 @@ import csv
 import dataclasses
 import shutil
 
+import pytest
+from edited_runs import Explode
+
 from vitmem.experiment.results import evaluate_folder
 from vitmem.runs.trained import TrainedRun
 
@@ -24,17 +27,35 @@ def test_an_edit_that_diverges_stops_nothing_else(cli, registered, run_folder, t
         "model: {width: 16, depth: 2, heads: 2, patch: 4}\n"
         "train: {epochs: 2, batch_size: 200, warmup_epochs: 1}\n"
         "edits: [{name: explode}, {name: explode, id: nan, how: nan}, "
-        "{name: explode, id: big, how: memory}, {name: svd}]\n"
+        "{name: explode, id: big, how: fails}, {name: svd}]\n"
     )
     code, printed, errors = cli("run", file, f"--out={tmp_path / 'again'}")
     assert code == 0, errors
     assert "explode (seed 0): diverged: the loss is nan at step 3" in printed
     assert "nan (seed 0): diverged: head.bias is not finite" in printed
-    assert "big (seed 0): failed: out of memory" in printed
+    assert "big (seed 0): failed: there is no kernel" in printed
     lines = (tmp_path / "again" / "small" / "results.csv").read_text().splitlines()
     assert [line.split(",")[2] for line in lines[1:]] == [
         "base", "explode", "nan", "big", "svd-keep0.1", "kfac-rho0.9"  # which the folder holds, too
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tune", [0, 2])
+def test_want_of_memory_ends_the_command_and_is_no_result(cli, registered, run_folder, tmp_path, monkeypatch, tune):
+    monkeypatch.setattr(Explode, "search", {"how": ("choice", "nan", "memory")})
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        "references: []\nfigures: false\nmodel: {width: 16, depth: 2, heads: 2, patch: 4}\n"
+        "train: {epochs: 2, batch_size: 200, warmup_epochs: 1}\nedits: [{name: explode, how: memory}]\n"
+        f"tune: {tune}\n"
+    )
+    code, _, errors = cli("run", file, f"--out={tmp_path}", "--name=tiny")
+    assert code == 1
+    assert errors.splitlines()[-1].startswith("vitmem: [enforce fail")
+    assert "not enough memory" in errors
+    assert not list(run_folder.glob("edits/explode*/edit.json"))
+    assert not list(run_folder.glob("tuning/*"))
+    assert cli("edit", "explode", run_folder, "--how=memory")[0] == 1
 
 
 def test_early_stopping_is_a_reference_of_its_own(cli, tmp_path):

@@ -27,6 +27,7 @@ from vitmem.experiment.tuning import (
     tune,
     within_drop,
 )
+from vitmem.files import digest
 from vitmem.runs.trained import TrainedRun
 
 FORGOTTEN: list[torch.Tensor] = []
@@ -202,6 +203,37 @@ def test_trials_that_fail_are_recorded(run_folder):
     assert json.loads(lines[2])["status"] == "diverged: too far"
     (run_folder / "tuning" / "shift.jsonl").write_text("\n".join(lines)[:-9])
     assert without_seconds(tune(run, tuning(2, space=space))) == without_seconds(trials)
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "value"),
+    [(1, "memorized", 0.123), (1, "memorized", 7), (2, "options", {}), (2, "objective", "high"), (2, "number", 0),
+     (0, "inputs", None), (0, "unedited", [])],
+)  # fmt: skip
+@pytest.mark.parametrize("sealed", [True, False])
+def test_trials_that_were_changed_are_made_again(run_folder, line, place, value, sealed):
+    run, path = TrainedRun.open(run_folder), run_folder / "tuning" / "shift.jsonl"
+    trials = tune(run, tuning(2))
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    lines[line][place] = value
+    if sealed:
+        if value == 0.123:
+            pytest.skip("an accuracy that can be, under a checksum that fits, cannot be told")
+        del lines[0]["checksum"]
+        lines[0]["checksum"] = digest(lines)
+    path.write_text("".join(json.dumps(content) + "\n" for content in lines))
+    APPLIED.clear()
+    assert without_seconds(tune(run, tuning(2))) == without_seconds(trials)
+    assert len(APPLIED) == 2
+
+
+def test_trials_of_another_version_are_made_again(run_folder, monkeypatch):
+    run = TrainedRun.open(run_folder)
+    tune(run, tuning(2))
+    monkeypatch.setattr("vitmem.experiment.tuning.VERSION", 2)
+    APPLIED.clear()
+    tune(run, tuning(2))
+    assert len(APPLIED) == 2
 
 
 def test_tpe_learns_and_resumes(run_folder):

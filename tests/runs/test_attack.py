@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from edited_runs import rewritten
 
 from vitmem.attacks.relearn import Relearn
 from vitmem.editing import edits
@@ -76,6 +77,48 @@ def test_a_result_that_was_compared_with_a_model_that_changed_is_made_again(run_
     assert stored_attack(run, "compare", "kfac-rho0.9") is None  # there is a retrain model now
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": 3},
+        {"rows": [{}]},
+        {"rows": [{"bits": [4]}]},
+        {"settings": "bits"},
+        {"options": []},
+        {"references": {"../../other": None}},
+        {"references": {"base": 3}},
+        {"report": {"paths": 3}},
+        {"report": {"failed": 3}},
+        {"id": "../up"},
+        {"attack": "other"},
+        {"seconds": None},
+    ],
+)
+def test_malformed_attacks_are_made_again(cli, run_folder, changes):
+    attack = "--attacks=[{name: quantize, bits: [4], groups: []}]"
+    assert cli("eval", run_folder, attack)[0] == 0
+    file = run_folder / "evals" / "kfac-rho0.9" / "attacks" / "quantize.json"
+    before = json.loads(file.read_text())
+    rewritten(file, **changes)
+    code, _, errors = cli("eval", run_folder, attack)
+    assert code == 0, errors
+    assert json.loads(file.read_text())["rows"] == before["rows"]
+
+
+def test_edited_attacks_and_those_of_another_version_are_made_again(run_folder, monkeypatch):
+    run, quantize = TrainedRun.open(run_folder), plan_attacks([{"name": "quantize", "bits": [4], "groups": []}])[0]
+    perform(run, quantize.attack, "quantize", "quantize")
+    file = run_folder / "evals" / "base" / "attacks" / "quantize.json"
+    content = json.loads(file.read_text())
+    assert stored_attack(run, "quantize")
+    with monkeypatch.context() as patch:
+        patch.setattr("vitmem.runs.attack.VERSION", 2)
+        assert stored_attack(run, "quantize") is None
+    content["rows"][0]["memorized_accuracy"] = 0.123
+    file.write_text(json.dumps(content))
+    assert stored_attack(run, "quantize") is None
+
+
 def test_attacks_count_what_an_edit_knew_as_it_was_recorded(run_folder):
     edit = edits()["gradient_ascent"](steps=1)
     make_edit(TrainedRun.open(run_folder, known=0.5), edit, "gradient_ascent", "ascent")
@@ -114,7 +157,8 @@ def test_an_attack_that_fails_is_told_and_the_others_are_made(cli, run_folder, c
         assert not is_attacked(run, broken, "broken", "broken")  # the next command tries again
         with pytest.raises(ValueError, match="broken on base failed: two lines"):
             perform(run, broken, "broken", "broken")
-    for error in (KeyboardInterrupt(), Interrupted("stopped", 130)):
+    full = (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("std::bad_alloc"))
+    for error in (KeyboardInterrupt(), Interrupted("stopped", 130), *full):  # nothing of the attack
         with pytest.raises(type(error)):
             perform(run, raising(error), "broken", "broken", keep_going=True)
     items = [{"name": "imprint", "lr": 1e18, "steps": 3}, {"name": "quantize", "bits": [4], "groups": []}]
@@ -154,13 +198,11 @@ def test_bad_attacks(cli, run_folder, value, words):
 
 def test_edits_without_weights_are_told_in_one_line(cli, run_folder):
     edit = run_folder / "edits" / "kfac-rho0.9"
-    content = json.loads((edit / "edit.json").read_text())
-    (edit / "edit.json").write_text(json.dumps(content | {"weights_sha256": None}))
+    content = rewritten(edit / "edit.json", weights_sha256=None)
     (edit / "model.safetensors").unlink()
     measured = run_folder / "evals" / "kfac-rho0.9" / "metrics.json"
     run = TrainedRun.open(run_folder)
-    known = json.loads(measured.read_text())
-    measured.write_text(json.dumps(known | {"inputs": evaluation_inputs(run, content["inputs"])}))
+    rewritten(measured, inputs=evaluation_inputs(run, content["inputs"]))
     code, printed, _ = cli("eval", run_folder, "--attacks=[{name: quantize, bits: [4], groups: []}]")
     assert code == 0
     assert "kfac-rho0.9 is not attacked: its weights were not stored" in printed

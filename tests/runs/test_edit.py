@@ -5,7 +5,7 @@ import shutil
 
 import torch
 from cases import QUICK
-from edited_runs import SEEN, Reader
+from edited_runs import SEEN, Reader, rewritten
 
 from vitmem.cli import main
 from vitmem.editing.attempt import attempt
@@ -54,18 +54,24 @@ def test_the_known_share_is_recorded_and_changes_the_edit(cli, registered, run_f
 def test_weights_made_again_keep_their_first_cost(run_folder):
     run, file = TrainedRun.open(run_folder), run_folder / "edits" / "again" / "edit.json"
     content = make_edit(run, Reader(), "reader", "again", save=False)
-    content["cost"]["seconds"] = 7.0  # as if it had taken longer at first
-    file.write_text(json.dumps(content))
+    content = rewritten(file, cost=content["cost"] | {"seconds": 7.0})  # as if it had taken longer at first
     assert make_edit(run, Reader(), "reader", "again", force=True)["cost"] == content["cost"]
     assert make_edit(run, Reader(epochs=1), "reader", "again", force=True)["cost"]["seconds"] == 1.0
+
+
+def tuned(point):
+    spent = {"passes": 1.0, "seconds": 1.0, "extra_memory_bytes": None}
+    accuracies = {"memorized": 0.5, "ground_truth": 0.5, "validation": 0.5, "objective": 0.5}
+    chosen = {"number": 0, "options": {}, "status": "ok", **accuracies, **spent}
+    return {"point": point, "trials": 1, "tuner": "random", "chosen": chosen, **spent}
 
 
 def test_two_points_with_the_same_options_are_made_once(run_folder, monkeypatch):
     run, made = TrainedRun.open(run_folder), []
     monkeypatch.setattr("vitmem.runs.edit.attempt", lambda *a, **o: made.append(1) or attempt(*a, **o))
     for edit_id, epochs in (("best", 1), ("at0.2", 1), ("at0.05", 2)):
-        content = make_edit(run, Reader(epochs=epochs), "reader", edit_id, save=False, tuned={"point": edit_id})
-        assert (content["id"], content["tuned"]) == (edit_id, {"point": edit_id})
+        content = make_edit(run, Reader(epochs=epochs), "reader", edit_id, save=False, tuned=tuned(edit_id))
+        assert (content["id"], content["tuned"]) == (edit_id, tuned(edit_id))
         assert evaluate(run, edit_id)["metrics"]
     assert len(made) == 2
     make_edit(run, Reader(epochs=2), "reader", "again", save=False, force=True)

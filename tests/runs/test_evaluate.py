@@ -1,6 +1,12 @@
 import json
 
 import pytest
+import torch
+
+from vitmem.evaluation.tables import terminal_table
+from vitmem.experiment.results import run_rows
+from vitmem.runs.evaluate import evaluate, status_of
+from vitmem.runs.trained import TrainedRun
 
 
 def test_an_evaluation_follows_its_weights(cli, run_folder):
@@ -31,3 +37,17 @@ def test_a_damaged_evaluation_is_measured_again(cli, run_folder, content):
     metrics.write_text(content)
     assert cli("eval", run_folder)[0] == 0
     assert json.loads(metrics.read_text())["metrics"] == before
+
+
+def test_a_base_model_that_computes_nan_has_a_status(run_folder):
+    run = TrainedRun.open(run_folder)
+    with torch.no_grad():
+        run.model.head.bias[1] = torch.nan
+    content = evaluate(run, force=True)
+    rows = {row["id"]: row for row in run_rows(run, run.edited())}
+    assert rows["base"]["status"] == "not finite: the logits of 1797 of 1797 examples"
+    assert rows["base"]["memorized_accuracy"] == rows["base"]["ground_truth_accuracy"] == 0
+    assert "base (seed 0): not finite" in terminal_table(list(rows.values()))
+    del content["status"]  # as files of earlier versions
+    assert status_of(content) == "at chance"
+    assert status_of(content | {"at_chance": False}) == "ok"

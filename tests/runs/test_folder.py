@@ -1,11 +1,14 @@
 """One command at a time in a run folder."""
 
+import errno
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from vitmem.runs import folder
 from vitmem.runs.folder import held
 
 HOLDS = """
@@ -55,3 +58,39 @@ def test_one_process_may_hold_it_twice_and_leaves_no_name(tmp_path):
     with held(tmp_path / "seed0"), held(tmp_path / "seed0"):
         assert (tmp_path / ".seed0.holder").exists()
     assert not (tmp_path / ".seed0.holder").exists()
+
+
+def test_a_folder_is_held_by_whatever_way_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "seed0").mkdir()
+    (tmp_path / "link").symlink_to("seed0")
+    process = holder(tmp_path / "seed0", 60)
+    try:
+        monkeypatch.chdir(tmp_path / "seed0")
+        for name in (tmp_path / "link", Path(), Path("../seed0")):
+            with pytest.raises(ValueError, match="in use by"), held(name):
+                pass
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("kind", ["clean", "retrain"])
+def test_references_are_held_with_their_run(cli, run_folder, kind):
+    (run_folder.parent / f"seed0-{kind}").mkdir()
+    process = holder(run_folder.parent / f"seed0-{kind}", 60)
+    try:
+        code, _, errors = cli("eval", run_folder)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert f"seed0-{kind} is in use by" in errors
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def none(self, **options):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder.FileLock, "acquire", none)
+    with pytest.raises(ValueError, match="file system without locks"), held(tmp_path / "seed0"):
+        pass

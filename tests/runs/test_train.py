@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 
@@ -6,6 +7,7 @@ import torch
 from cases import QUICK
 
 from vitmem.runs.trained import TrainedRun
+from vitmem.training.errors import Interrupted
 
 
 def test_train_again_does_nothing_and_other_settings_are_refused(cli, run_folder):
@@ -17,10 +19,18 @@ def test_train_again_does_nothing_and_other_settings_are_refused(cli, run_folder
     code, _, errors = cli("train", f"--out={out}", "--name=tiny", *QUICK, "--train.epochs=3")
     assert code == 2
     assert "train.epochs: 2 there, 3 asked for" in errors
+    assert f"to train on from its weights, choose another --name and give --model.pretrained {run_folder}" in errors
     assert (run_folder / "model.safetensors").stat().st_mtime_ns == before
     code, _, _ = cli("train", f"--out={out}", "--name=tiny", *QUICK, "--train.epochs=1", "--force")
     assert code == 0
     assert (run_folder / "model.safetensors").stat().st_mtime_ns != before
+
+
+def test_a_training_that_only_warms_up_is_told(cli, tmp_path):
+    for warmup, told in ((1, True), (0.5, False)):
+        out = tmp_path / str(warmup)
+        code, printed, _ = cli("train", f"--out={out}", *QUICK, "--train.epochs=1", f"--train.warmup_epochs={warmup}")
+        assert (code, "the learning rate rises to the end" in printed) == (0, told)
 
 
 def test_the_realised_rate_is_printed(cli, tmp_path):
@@ -53,6 +63,34 @@ def test_a_run_killed_before_its_weights_were_written_is_finished(cli, run_folde
     assert (run_folder / "model.safetensors").read_bytes() == weights
     assert (run_folder / "metrics.csv").read_text().count("\n") == 3
     assert TrainedRun.open(run_folder).edited() == ["kfac-rho0.9"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_data_are_refused_before_going_on(cli, tmp_path, monkeypatch, finished):
+    """The images were replaced under the same name: neither is the run trained already, nor may it go on."""
+    from vitmem.datamodules.digits import Digits
+
+    arguments = ("train", f"--out={tmp_path}", *QUICK)
+    assert cli(*arguments)[0] == 0
+    run = tmp_path / "default" / "seed0"
+    if not finished:
+        provenance = json.loads((run / "provenance.json").read_text())
+        for name in ("model.safetensors", "model.json", "metrics.csv"):
+            del provenance["sha256"][name]
+        (run / "provenance.json").write_text(json.dumps(provenance))
+    original = Digits.load
+
+    def other(self):
+        data = original(self)
+        data.train_image[0, 0, 0, 0] = 0.5
+        return data
+
+    monkeypatch.setattr(Digits, "load", other)
+    before = sorted((str(p), p.stat().st_mtime_ns) for p in run.rglob("*"))
+    code, _, errors = cli(*arguments)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"the data at hand are not those that {run} was trained on (data_fingerprint" in errors
+    assert sorted((str(p), p.stat().st_mtime_ns) for p in run.rglob("*")) == before
 
 
 def test_a_folder_of_something_else_is_never_touched(cli, tmp_path):
@@ -112,3 +150,61 @@ def test_a_reference_of_other_labels_is_refused(cli, run_folder, tmp_path):
     assert (code, errors.count("\n")) == (2, 1)
     assert "cannot be compared with" in errors
     assert "noise.rate: 0.1 there, 0.4 asked for" in errors
+
+
+def test_force_on_a_full_disk_loses_nothing(cli, run_folder, monkeypatch):
+    from vitmem.runs.folder import RunFolder
+
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    out = [f"--out={run_folder.parents[1]}", "--name=tiny"]
+
+    def full(*args, **facts):
+        raise OSError(errno.ENOSPC, "No space left on device", str(run_folder))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "seal", full)
+        code, _, errors = cli("train", *out, *QUICK, "--force")
+        assert (code, errors.count("\n")) == (2, 1)
+    code, printed, _ = cli("train", *out, *QUICK)
+    assert code == 0
+    assert "already trained" in printed
+    assert {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_replaced_run_is_kept_until_the_new_one_is_finished(cli, run_folder, monkeypatch):
+    from vitmem.runs import train
+
+    kept, command = run_folder.with_name(".seed0.replaced"), [f"--out={run_folder.parents[1]}", "--name=tiny", *QUICK]
+
+    def ended(*args, **options):
+        raise Interrupted("stopped", 143)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "fit", ended)
+        for options in (["--force"], ["--force"], []):
+            code, _, _ = cli("train", *command, "--train.lr=0.002", *options)
+            assert code == 143
+            assert TrainedRun.open(kept).edited() == ["kfac-rho0.9"]
+    assert cli("train", *command, "--train.lr=0.002")[0] == 0
+    assert TrainedRun.open(run_folder).edited() == []
+    assert not kept.exists()
+
+
+def test_a_run_whose_replacement_never_began_is_put_back(cli, run_folder):
+    run_folder.rename(run_folder.with_name(".seed0.replaced"))
+    code, printed, _ = cli("train", f"--out={run_folder.parents[1]}", "--name=tiny", *QUICK)
+    assert code == 0
+    assert "already trained" in printed
+    assert TrainedRun.open(run_folder).edited() == ["kfac-rho0.9"]
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_training(cli, tmp_path):
+    code, _, errors = cli("train", f"--out={tmp_path}", f"--name={'a' * 250}", *QUICK)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "takes 250 bytes; use at most 200" in errors
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"edits: [{{name: kfac, id: {'b' * 199}, rho: [0.9, 0.8]}}]\n")
+    code, _, errors = cli("run", plan, f"--out={tmp_path / 'runs'}", *QUICK)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "use at most 200" in errors
+    assert not (tmp_path / "runs").exists()

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from vitmem.runs.trained import TrainedRun
@@ -23,6 +24,52 @@ def test_what_a_run_folder_holds(finished):
     report = json.loads((finished / "edits/kfac-rho0.9/edit.json").read_text())["report"]
     assert {"pairs_kept", "mass_kept", "clamped_a", "clamped_g", "relative_change"} <= set(report["layers"][0])
     assert {"collect", "decompose", "apply"} == set(report["seconds"])
+
+
+def test_a_run_is_edited_measured_and_found_where_its_data_are_now(cli, tmp_path):
+    images = np.random.default_rng(0).integers(256, size=(60, 8, 8), dtype=np.uint8)
+    arrays = {"x_train": images, "y_train": np.arange(60) % 3, "x_val": images[:12], "y_val": np.arange(12) % 3}
+    here, there = tmp_path / "here.npz", tmp_path / "there.npz"
+    np.savez(here, **arrays)
+    data = ["--data.name=npz", "--train.epochs=1", "--train.batch_size=60", "--model.width=16", "--model.depth=1"]
+    data += ["--model.heads=2", "--model.patch=4"]
+    train = ("train", f"--out={tmp_path}", *data)
+    assert cli(*train, f"--data.path={here}")[0] == 0
+    run = tmp_path / "default" / "seed0"
+    assert cli(*train, f"--data.path={here}", "--name=a", "--train_on=retrain")[0] == 0
+    shutil.copytree(tmp_path / "a" / "seed0-retrain", tmp_path / "default" / "seed0-retrain")
+    here.rename(there)
+    commands = (("eval", run, "--attacks=quantize"), ("edit", "kfac", run))
+    for command in commands:
+        code, _, errors = cli(*command)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert str(here) in errors
+    for command, option in zip(commands, ("--data.path", "--data.root"), strict=True):
+        code, _, errors = cli(*command, f"{option}={there}")
+        assert code == 0, errors
+    code, printed, _ = cli(*train, f"--data.path={there}")
+    assert (code, "already trained" in printed) == (0, True)
+    np.savez(there, **arrays | {"x_train": images[::-1]})
+    code, _, errors = cli("eval", run, f"--data.path={there}", "--force")
+    assert code == 2
+    assert "data at hand are not those" in errors
+    assert cli("eval", run, f"--data.path={there}", f"--data.root={there}")[0] == 2
+
+
+def test_data_in_no_place_cannot_be_elsewhere(cli, run_folder):
+    for verb in (("eval",), ("edit", "svd")):
+        code, _, errors = cli(*verb, run_folder, "--data.root=elsewhere")
+        assert (code, errors.count("\n")) == (2, 1)
+        assert "Digits, has no place" in errors
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "much"])
+def test_how_much_curvature_is_kept_is_a_number(cli, run_folder, tmp_path, value):
+    (tmp_path / "a.yaml").write_text("references: []\n")
+    for command in (("edit", "kfac", run_folder), ("eval", run_folder), ("run", tmp_path / "a.yaml")):
+        code, _, errors = cli(*command, f"--cache_gb={value}")
+        assert (code, errors.count("\n")) == (2, 1)
+        assert "cache_gb" in errors
 
 
 def damage_text(path):

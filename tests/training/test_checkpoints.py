@@ -186,6 +186,13 @@ def test_a_folder_that_cannot_be_written_does_not_stop_the_training(tmp_path, wh
     assert capsys.readouterr().err.count("cannot be written") == 3
 
 
+def test_a_table_that_cannot_be_written_at_the_end_is_told(tmp_path):
+    (tmp_path / "run" / "metrics.csv" / "in the way").mkdir(parents=True)
+    with pytest.raises(StateLost, match=r"metrics.csv cannot be written .* goes on from the last checkpoint"):
+        train(tmp_path / "run")
+    assert step_of(tmp_path / "run" / LAST_CHECKPOINT) == 9
+
+
 def test_checkpoints_by_epoch(tmp_path):
     train(tmp_path / "run", checkpoint_minutes=60, checkpoint_epochs=2)
     assert [step_of(tmp_path / "run" / name) for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT)] == [9, 6]
@@ -204,11 +211,11 @@ def test_signals_and_exit_codes(cli, tmp_path, at_step, number, code):
 
 
 def test_results_that_cannot_be_written_are_told(cli, tmp_path, at_step):
-    partial = tmp_path / "default" / "seed0" / f"model.safetensors.{os.getpid()}.partial"
-    at_step(3, lambda: partial.mkdir())
+    weights = tmp_path / "default" / "seed0" / "model.safetensors"
+    at_step(3, lambda: weights.mkdir())
     code, _, errors = cli("train", f"--out={tmp_path}", *QUICK)
     assert code == 1
     assert errors.count("\n") == 1
     assert "the trained model cannot be written" in errors
-    partial.rmdir()
+    weights.rmdir()
     assert cli("train", f"--out={tmp_path}", *QUICK)[0] == 0

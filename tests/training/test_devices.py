@@ -18,6 +18,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
+from vitmem.runs.trained import TrainedRun
 from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.devices import clean_name
 from vitmem.training.fit import fit
@@ -123,6 +124,32 @@ def test_a_compiled_model_keeps_its_names(alone, tmp_path, monkeypatch):
     assert clean_name("blocks._fsdp_wrapped_module.0._orig_mod.mlp.fc1.weight") == "blocks.0.mlp.fc1.weight"
 
 
+def test_without_a_compiler_compiling_is_refused_in_one_line(cli, tmp_path, monkeypatch):
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def search(*arguments):
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", search)
+    code, printed, errors = cli("train", f"--out={tmp_path / 'out'}", *OPTIONS, "--trainer.compile=true")
+    assert (code, printed, errors.count("\n")) == (2, "", 1)
+    assert "trainer.compile" in errors
+    assert "install a C++ compiler" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_compiled_is_one_line(tmp_path, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("the linker is broken\n" * 100)
+
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: original(self, backend=broken))
+    with pytest.raises(ValueError, match="^trainer.compile cannot be used here: .*the linker is broken") as caught:
+        train(tmp_path / "run", compile=True)
+    assert len(str(caught.value)) < 400
+
+
 def test_tf32_is_allowed_in_training_only(alone, tmp_path):
     assert_agree(train(tmp_path / "run", tf32=True), alone, 1e-12)
     assert torch.get_float32_matmul_precision() == "highest"
@@ -150,6 +177,11 @@ def test_two_processes_of_torchrun_are_as_one(one_process, tmp_path, monkeypatch
     assert "model is in" not in printed[1]
     launch(command, tmp_path)  # both see that it is finished
     assert "already trained" in (tmp_path / "rank0.log").read_text()
+    run = tmp_path / "default" / "seed0"
+    launch(
+        ["-m", "vitmem", "edit", "kfac", str(run), "--examples=50"], tmp_path, seconds=300
+    )  # one of them holds the run
+    assert TrainedRun.open(run).edited() == ["kfac-rho0.75"]
 
 
 def test_torchrun_must_start_as_many_as_were_asked_for(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from vitmem.curvature.collect import uncompiled
 from vitmem.datamodules.batch import Batch, InMemoryLoader
 from vitmem.models.build import is_decayed
+from vitmem.models.finite import broken
 from vitmem.training.errors import TrainingDiverged
 
 
@@ -37,7 +38,7 @@ def fine_tuned(
         weight_decay: decoupled, of the parameters that training decays.
 
     Raises:
-        TrainingDiverged: the loss is not finite.
+        TrainingDiverged: the loss or a weight is not finite.
         ValueError: there is no example to learn.
     """
     tuned = copy.deepcopy(uncompiled(model)).eval().requires_grad_(True)
@@ -61,6 +62,8 @@ def fine_tuned(
             loss.backward()
             optimiser.step()
             done += 1
+        if name := broken(tuned.state_dict()):
+            raise TrainingDiverged(f"{name} is not finite after step {done} of the attack's fine-tuning; lower its lr")
         yield mark, tuned
 
 

@@ -26,6 +26,7 @@ from vitmem.datamodules.batch import Examples, keyed_generator
 from vitmem.datamodules.module import MemorisationData
 from vitmem.evaluation.logistic import choose_l2, fit_logistic, log_probabilities, standardised
 from vitmem.evaluation.metrics import accuracy
+from vitmem.models.finite import answers
 
 HEAD = "head"
 
@@ -299,7 +300,7 @@ def predictions(model: nn.Module, data: MemorisationData, examples: Examples) ->
     """Return what a model in eval mode says, and the given labels."""
     device = next(model.parameters()).device
     said = [torch.empty(0, dtype=torch.int64)]
-    said += [model(batch.image.to(device)).argmax(1).cpu() for batch in data.loader(examples)]
+    said += [answers(model(batch.image.to(device))).cpu() for batch in data.loader(examples)]
     return torch.cat(said), examples.given_label
 
 

@@ -19,6 +19,7 @@ from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import LinearMap, linear_maps
 from vitmem.models.build import with_weights
 from vitmem.models.layers import is_linear, select_layers
+from vitmem.models.memory import ran_out
 
 Scheme = Literal["symmetric", "asymmetric"]
 
@@ -88,6 +89,8 @@ class Quantize(Attack):
                 twin = by_torchao(model, set() if head == "quantized" else {head_name})
                 rows.append({"bits": 8, "group": "torchao", "head": head, **score(twin, loaders, data.known)})
             except (RuntimeError, AssertionError) as error:  # how torchao says that the device has no kernel
+                if ran_out(error):
+                    raise
                 skipped.append(f"torchao, head {head}: {' '.join(str(error).split())[:300]}")
         kept = {name for name, _ in model.named_parameters()} - {f"{name}.weight" for name in layers}
         report = {

@@ -10,6 +10,7 @@ from vitmem.datamodules.batch import InMemoryLoader
 from vitmem.datamodules.module import MemorisationData
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
+from vitmem.models.finite import NOTHING
 
 # Which wrong labels an edit knew is told apart only where that was a part of them, and of the memory alone.
 ACCURACIES = tuple(n for n in metrics.ACCURACIES if "known" not in n and "unseen" not in n)
@@ -63,11 +64,14 @@ def score(model: nn.Module, loaders: Mapping[int, InMemoryLoader], known: Tensor
 
 
 def scored(table: ExampleTable) -> dict[str, float]:
-    """Return the metrics of ``SCORED`` that a table allows, as values of a row; of ``KNOWN`` too if some are known."""
+    """Return the metrics of ``SCORED`` that a table allows, as values of a row; of ``KNOWN`` too if some are known.
+
+    They are NaN where the model computes logits that are not finite: it has not forgotten, it is broken.
+    """
     wanted, row = (*SCORED, *KNOWN) if table.is_known.any() else SCORED, {}
     for name, metric in metrics.compute(table).items():
         if name in wanted and metric.n:
-            row[name] = metric.value
+            row[name] = math.nan if (table.prediction == NOTHING).any() else metric.value
             if name in metrics.ACCURACIES:
                 row[f"{name}_n"] = metric.n
     return row

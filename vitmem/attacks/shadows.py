@@ -9,7 +9,9 @@ Legend: P pairs of the pool (training examples first), Z further pairs that no m
 """
 
 import io
-import shutil
+import struct
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +23,11 @@ from vitmem.attacks.contract import Recipe
 from vitmem.datamodules.batch import Examples, keyed_generator, keyed_seed
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import NOISES, Noise
-from vitmem.files import write_atomically
+from vitmem.files import remove, write_atomically
+from vitmem.models.finite import answers
+
+_DAMAGE = (OSError, KeyError, ValueError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
+SHADOWS = "shadows"  # of their folders; another name, such as shadows2, when the code makes others
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +99,7 @@ def confidences(model: nn.Module, data: MemorisationData, examples: Examples) ->
         logit_BK, label_B1 = model(batch.image.to(device)).double().cpu(), batch.given_label[:, None]
         others_BK = logit_BK.scatter(1, label_B1, -torch.inf)
         phi.append((logit_BK.gather(1, label_B1)[:, 0] - others_BK.logsumexp(1)).numpy())
-        correct.append((logit_BK.argmax(1) == batch.given_label).numpy())
+        correct.append((answers(logit_BK) == batch.given_label).numpy())
     return np.concatenate(phi), np.concatenate(correct)
 
 
@@ -119,9 +125,21 @@ class Shadow:
 
     @classmethod
     def load(cls, path: Path) -> "Shadow":
-        """Read the arrays; nothing in them can run code."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+        """Read the arrays, checked by the CRC-32 that the file holds of each; nothing in them can run code.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            if not path.is_file():
+                raise ValueError("it is no regular file")
+            with zipfile.ZipFile(path) as archive:
+                if (bad := archive.testzip()) is not None:
+                    raise ValueError(f"the checksum of {bad} differs")
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+        except _DAMAGE as error:
+            raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:100]}") from error
 
 
 class ShadowCache:
@@ -144,7 +162,7 @@ class ShadowCache:
                 "train.early_stop chose the run's epoch on validation images, which shadows learn; set shadows to 0"
             )
         self.data, self.pairs, self.recipe, self.seed = data, pairs, recipe, seed
-        self.folder = folder / f"shadows-{recipe.key[:16]}"
+        self.folder = folder / f"{SHADOWS}-{recipe.key[:16]}"
 
     def get(self, count: int) -> list[Shadow]:
         """Return the first ``count`` shadow models, training those that are missing.
@@ -153,11 +171,29 @@ class ShadowCache:
             Interrupted: Ctrl-C; the next call goes on from there.
             TrainingDiverged: the loss of one is not finite.
         """
+        found = []
         for number in range(count):
-            if not self.path(number).exists():
+            if (shadow := self._stored(number)) is None:
                 print(f"{self.folder.name}: training shadow model {number + 1} of {count}", flush=True)
-                self._train(number)
-        return [Shadow.load(self.path(number)) for number in range(count)]
+                shadow = self._train(number)
+            remove(self._work(number))  # also what a command left that was killed before this
+            found.append(shadow)
+        return found
+
+    def _stored(self, number: int) -> Shadow | None:
+        """Return a stored shadow model; None if there is none, or it is damaged, which is told."""
+        path = self.path(number)
+        if not path.exists():
+            return None
+        try:
+            shadow = Shadow.load(path)
+            pool, everything = self.pairs.pool_size, self.pairs.pool_size + len(self.pairs.population)
+            if [len(shadow.kept), len(shadow.phi), len(shadow.correct)] != [pool, everything, everything]:
+                raise ValueError(f"{path} is damaged: it is of other pairs")
+        except (ValueError, TypeError) as error:
+            print(f"{error}; it is made again", flush=True)
+            return None
+        return shadow
 
     def path(self, number: int) -> Path:
         """Return the file of one shadow model."""
@@ -170,12 +206,17 @@ class ShadowCache:
         kept_P[torch.randperm(size, generator=keyed_generator(self.seed, 22, number // 2))[: size // 2]] = True
         return kept_P if number % 2 == 0 else ~kept_P
 
-    def _train(self, number: int) -> None:
+    def _train(self, number: int) -> Shadow:
         data, kept_P = self.data, self.kept(number)
-        work = self.path(number).with_suffix(".work")  # checkpoints, until the model is finished
+        work = self._work(number)
         work.mkdir(parents=True, exist_ok=True)
         model = self.recipe.train(self.pairs.chosen(kept_P), keyed_seed(self.seed, 23, number), work)
         parts = (self.pairs.train, self.pairs.candidates, self.pairs.population)
         phi_Q, correct_Q = (np.concatenate(a) for a in zip(*(confidences(model, data, p) for p in parts), strict=True))
-        Shadow(kept_P.numpy(), phi_Q.astype(np.float32), correct_Q).save(self.path(number))
-        shutil.rmtree(work)
+        shadow = Shadow(kept_P.numpy(), phi_Q.astype(np.float32), correct_Q)
+        shadow.save(self.path(number))
+        return shadow
+
+    def _work(self, number: int) -> Path:
+        """Return the folder of a shadow model's checkpoints, until it is finished."""
+        return self.path(number).with_suffix(".work")

@@ -6,26 +6,45 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vitmem._version import __version__
+from vitmem.cli.launched import alone_or_launched
+from vitmem.cli.output import kept
 
 USAGE = """usage: vitmem VERB ...
 
   train                    train a model on data with injected wrong labels
   edit NAME RUN            edit the weights of a trained model, for example: edit kfac runs/digits/seed0 --rho 0.8
   eval RUN ...             measure trained models and their edits, attack them (--attacks), and print the tables
+  check FOLDER ...         say what is wrong in run and experiment folders: changed, damaged, stale, left over
   run EXPERIMENT.yaml      all stages of an experiment file, over its seeds
   list [WHAT]              data sets, noise kinds, models, edits, attacks and metrics, or one of them
 
 `vitmem VERB --help` lists the options of a verb with their defaults (`vitmem edit NAME --help` those of an edit).
-Exit codes: 0 done, 1 failed, 2 wrong input, 130 stopped by Ctrl-C and 143 by SIGTERM (the state is saved: the same
-command goes on from there).
+Exit codes: 0 done, 1 failed (check: something is wrong), 2 wrong input, 130 stopped by Ctrl-C and 143 by SIGTERM (the
+state is saved: the same command goes on from there).
 VITMEM_DEBUG=1 shows the traceback of an error."""
 
-VERBS = {"train": "train", "edit": "edit", "eval": "evaluate", "run": "run", "list": "listing"}  # verb -> module
+# verb -> module
+VERBS = {"train": "train", "edit": "edit", "eval": "evaluate", "check": "check", "run": "run", "list": "listing"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with kept() as said:
+        try:
+            code = _run(arguments)
+        except SystemExit:  # of --help
+            said.flush()
+            if not said.error:
+                raise
+            code = 0
+        said.flush()
+        if said.error and not code:
+            return fail(f"standard output is not complete ({said.error}); all else is done", 1)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
@@ -35,22 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments[0] not in VERBS:
             raise ValueError(f"unknown verb {arguments[0]!r}; verbs are: {', '.join(VERBS)}")
-        return import_module(f"vitmem.cli.{VERBS[arguments[0]]}").main(arguments[1:]) or 0
+        with alone_or_launched():
+            return import_module(f"vitmem.cli.{VERBS[arguments[0]]}").main(arguments[1:]) or 0
     except KeyboardInterrupt:
         return fail("stopped", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nobody is told
-        return 1
     except Exception as error:
         if os.environ.get("VITMEM_DEBUG"):
             raise
         from vitmem.distributed import is_main
+        from vitmem.models.memory import ran_out
         from vitmem.training.errors import Interrupted, StateLost, TrainingDiverged
 
         if isinstance(error, (Interrupted, StateLost, TrainingDiverged)):
             if not is_main():  # it ends well here, or Lightning would kill the main process before it has told
                 return 0
             return fail(str(error), getattr(error, "code", 1))
+        if ran_out(error):
+            return fail(f"{_first(error)}; {_LOWER}", 1)
         if isinstance(error, OSError) and error.filename is not None:
             return fail(f"{error.filename} cannot be read or written: {error.strerror}", 2)
         if isinstance(error, (OSError, ValueError)):
@@ -58,10 +78,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
+_LOWER = (
+    "not enough memory: the same command goes on from what is stored; lower batch_size (for train: raise "
+    "trainer.accumulate), layers_per_pass or the number of examples, or free memory"
+)
+
+
+def _first(error: BaseException) -> str:
+    """Return what an error says, as far as it fits a line, or its kind."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def fail(message: str, code: int) -> int:
     """Say what is wrong, in one line, and return the exit code."""
-    print("vitmem: " + " ".join(message.split()), file=sys.stderr)
+    print("vitmem: " + one_line(message), file=sys.stderr)
     return code
+
+
+LONGEST = 1500  # characters of a message; what was received may be far longer
+
+
+def one_line(message: str) -> str:
+    """Return a message without line breaks and control characters, and without the middle where it is very long."""
+    text = " ".join(message.split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def entry() -> None:

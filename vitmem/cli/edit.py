@@ -1,17 +1,20 @@
 """``vitmem edit``: the weights of a trained model, edited."""
 
+import contextlib
 import dataclasses
 import itertools
+import math
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 
 from vitmem.cli import fail
-from vitmem.cli.shared import KNOWN, add_again, wants_help
+from vitmem.cli.shared import KNOWN, add_again, add_opening, place, wants_help
 from vitmem.editing import edits
 from vitmem.options import ActionConfigFile, summary
 from vitmem.runs.named import edit_parser
 
+MOST_SWEPT = 2000  # lists that are crossed grow fast
 USAGE = """usage: vitmem edit NAME RUN [options]; `vitmem edit NAME --help` lists them
 
 examples:
@@ -43,24 +46,27 @@ def main(arguments: Sequence[str]) -> int | None:
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
     parser.add_argument("--id", type=str | None, default=None, help="name of the result; default: NAME and main option")
     parser.add_argument("--known", type=float, default=0.5, help=KNOWN)
+    add_opening(parser)
     add_again(parser)
     once, swept = split_sweep(cls, rest)
     values = [vars(parser.read([*once, *chosen])) for chosen in swept]
+    opening = {"place": place(values[0]["data"]), "cache_gb": values[0]["cache_gb"]}
     extra = {key: values[0].get(key) for key in ("run", "id", "known", "force", "wait")}
     chosen = [cls(**{f.name: options[f.name] for f in dataclasses.fields(cls)}) for options in values]
     if extra["id"] and len(chosen) > 1:
         raise ValueError(f"--id {extra['id']} would name {len(chosen)} results; leave it out: ids carry what is swept")
 
-    from vitmem.distributed import process_group
+    from vitmem.distributed import on_main, process_group
     from vitmem.editing.known import check_share
-    from vitmem.runs.folder import held
+    from vitmem.runs.folder import RunFolder, held
     from vitmem.runs.trained import TrainedRun
 
     check_share(extra["known"])
-    with process_group():
-        run = TrainedRun.open(extra["run"], verbose=True, known=extra["known"])
-        with held(Path(extra["run"]), wait=extra["wait"]):
-            codes = [_make(run, edit, name, extra) for edit in chosen]
+    with process_group(), contextlib.ExitStack() as stack:
+        RunFolder(extra["run"]).read_provenance()  # says it if there is no such run
+        on_main(lambda: stack.enter_context(held(Path(extra["run"]), wait=extra["wait"])))
+        run = TrainedRun.open(extra["run"], verbose=True, known=extra["known"], **opening)  # as it is while it is held
+        codes = [_make(run, edit, name, extra) for edit in chosen]
     return max(codes)
 
 
@@ -107,9 +113,14 @@ def split_sweep(cls: type, arguments: Sequence[str]) -> tuple[list[str], list[li
         if option.removeprefix("--") in sweepable and argument.startswith("--"):
             value = value if given else rest.pop(0) if rest else ""
             if "," in value:
-                swept.append([f"{option}={part.strip()}" for part in value.split(",") if part.strip()])
+                parts = [part.strip() for part in value.split(",") if part.strip()]
+                if not parts:
+                    raise ValueError(f"{option} is {value!r}; give a value, or several separated by commas")
+                swept.append([f"{option}={part}" for part in parts])
                 continue
             once.append(f"{option}={value}")
         else:
             once.append(argument)
+    if (number := math.prod(map(len, swept))) > MOST_SWEPT:
+        raise ValueError(f"the lists of values make {float(number):.3g} edits; a command makes at most {MOST_SWEPT}")
     return once, [list(chosen) for chosen in itertools.product(*swept)]

@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitmem.cli.shared import KNOWN, RATES, add_again, items, names
+from vitmem.cli.shared import KNOWN, RATES, add_again, add_opening, items, names, place
 from vitmem.options import ActionConfigFile, Parser
 
 EXAMPLES = """examples:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     from vitmem.evaluation.tables import terminal_table
     from vitmem.experiment import attacking, results
     from vitmem.experiment.plan import plan_attacks
-    from vitmem.runs.folder import held
+    from vitmem.runs.folder import RunFolder, held_all
     from vitmem.runs.trained import TrainedRun
 
     check_share(values.known)
@@ -31,25 +31,24 @@ def main(arguments: Sequence[str]) -> None:
     paths, experiments = results.runs_in(values.runs)
     rows, attacked = [], []
     for path in paths:
-        run = TrainedRun.open(path, known=values.known)
-        with held(path, wait=values.wait):
+        RunFolder(path).read_provenance()  # says it if there is no such run
+        with held_all([path, *results.folders_beside(path).values()], wait=values.wait):
+            run = TrainedRun.open(  # as it is while it is held
+                path, known=values.known, place=place(values.data), cache_gb=values.cache_gb
+            )
             ids = chosen_ids(run.edited(), patterns, path)
             rows += results.evaluate_folder(run, ids, force=values.force)
-            results.write_run_table(run)
+            measured = results.write_run_table(run)
             if attacks:
-                found = attacking.attack_folder(run, attacks, ids, force=values.force)
-                attacking.write_attacks(
-                    path / "evals", found, [r for r in rows if r["seed"] == run.config.seed], others
-                )
-                attacked += found
+                attacked += attacking.attack_folder(run, attacks, ids, force=values.force)
+                attacking.write_attacks(path / "evals", attacking.all_results(run, measured), measured, others)
     rows = results.with_configurations(rows)
-    for folder in experiments:
-        results.write_experiment_table(folder, known=values.known)
+    tables = {folder: results.write_experiment_table(folder, known=values.known) for folder in experiments}
     print(terminal_table(rows))
     if attacks:
         where = experiments or [path / "evals" for path in paths]
-        for folder in experiments:
-            attacking.write_attacks(folder, attacking.gather_attacks(folder, rows, values.known), rows, others)
+        for folder, table in tables.items():
+            attacking.write_attacks(folder, attacking.gather_attacks(folder, table, values.known), table, others)
         print("\n" + attacking.scorecard_text(attacked, rows, others))
         print(f"\nattacks: {', '.join(str(folder / 'attacks.csv') for folder in where)}")
 
@@ -79,6 +78,7 @@ def eval_parser() -> Parser:
     parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; what an edit knew counts for its own row")
     parser.add_argument("--other_rates", type=list | str | None, default=None, help=RATES)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    add_opening(parser)
     add_again(parser)
     return parser
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitmem.cli.shared import KNOWN, RATES, add_output, items, names, wants_help
+from vitmem.cli.shared import KNOWN, RATES, add_cache, add_output, items, names, wants_help
 from vitmem.runs import config
 
 EXAMPLES = """examples:
@@ -71,6 +71,7 @@ def add_experiment(parser) -> None:
     parser.add_argument(
         "--tuner", type=str, default="random", help="random, tpe (Optuna: pip install 'vitmem[tune]') or bisect"
     )
+    add_cache(parser)
     parser.add_argument("--figures", type=bool, default=True, help="draw the figures")
 
 
@@ -91,6 +92,7 @@ def experiment(values):
         known=values.known,
         tune=values.tune,
         tuner=values.tuner,
+        cache_gb=values.cache_gb,
         attacks=plan_attacks(items("attacks", values.attacks)),
         attacked=tuple(names("attacked", values.attacked)),
         other_rates=tuple(map(Path, names("other_rates", values.other_rates))),

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from vitmem.curvature.kept import CACHE_GB
+
 RATES = "results.csv of the same models and edits at other noise rates, for the scorecards; comma-separated"
 KNOWN = "share of the wrong labels that edits with a forget set know, in (0, 1]"
 
@@ -18,6 +20,31 @@ def add_again(parser) -> None:
     """Add what to do with results that are there, and with another command that works on them."""
     parser.add_argument("--force", action="store_true", help="do again, and replace, what is there")
     parser.add_argument("--wait", action="store_true", help="wait while another command works in the same run folder")
+
+
+def add_cache(parser) -> None:
+    """Add how much curvature is kept."""
+    what = "GB of curvature kept in memory, and as many in each run's files; what was not used longest goes first"
+    parser.add_argument("--cache_gb", type=float, default=CACHE_GB, help=what)
+
+
+def add_opening(parser) -> None:
+    """Add how runs are opened: where their data are now, and how much curvature is kept."""
+    for option, what in (("--data.root", "folder"), ("--data.path", "file")):
+        told = f"{what} of the data, if they were moved since; a fingerprint tells whether they are the same"
+        parser.add_argument(option, type=str | None, default=None, help=told)
+    add_cache(parser)
+
+
+def place(data) -> str | None:
+    """Return the place that the options of ``add_opening`` give; None if they give none.
+
+    Raises:
+        ValueError: they give two.
+    """
+    if data.root is not None and data.path is not None:
+        raise ValueError("--data.root and --data.path are both given; data are in a folder or in a file: give one")
+    return data.path if data.root is None else data.root
 
 
 def wants_help(arguments: Sequence[str]) -> bool:

@@ -18,13 +18,14 @@ from vitmem.curvature import cost
 from vitmem.curvature.axes import Axes, turned
 from vitmem.curvature.collect import collect_factors, collect_inputs, collect_moments
 from vitmem.curvature.factors import LayerFactors, LayerMoments, Sums, load_sums, save_sums
+from vitmem.curvature.kept import CACHE_GB, Recent, check_cache_gb, digest_file, is_intact, sweep, used, write_digest
 from vitmem.curvature.layers import LinearMap, linear_maps
 from vitmem.curvature.moments import LabelRule
 from vitmem.curvature.spectrum import DenseMass, Eigenbasis, KroneckerMass, Mass, decompose_all
 from vitmem.distributed import agreed, is_main
-from vitmem.files import digest
+from vitmem.files import digest, replacing
 from vitmem.models.layers import select_layers
-from vitmem.progress import tracked
+from vitmem.progress import size, tracked
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ class CurvatureConfig:
         return LabelRule(self.labels, self.draws, self.top, self.temperature, self.seed)
 
 
+# Of the code that collects sums: raise it when they come out otherwise, and stored ones are collected again.
+VERSION = 1
+
 # Options that change how the work is done, not what comes out.
 _HOW = ("batch_size", "layers_per_pass", "factor_device")
 
@@ -129,12 +133,21 @@ class CurvatureCache:
     Args:
         folder: where sums and spectra are stored; None keeps them in memory only.
         announce: called with the lines of the cost estimate before a pass over the data.
+        cache_gb: GB of what is kept in memory, and as much in files; what is in use is kept however much it is.
+
+    Raises:
+        ValueError: ``cache_gb`` is negative.
     """
 
-    def __init__(self, folder: Path | None = None, announce: Callable[[list[str]], None] = lambda lines: None):
-        self.folder, self.announce = folder, announce
-        self._known: dict[str, Curvature] = {}
-        self._bases: dict[str, tuple[dict[str, Eigenbasis], dict[str, float], float]] = {}
+    def __init__(
+        self,
+        folder: Path | None = None,
+        announce: Callable[[list[str]], None] = lambda lines: None,
+        cache_gb: float = CACHE_GB,
+    ):
+        self.folder, self.announce, self.limit = folder, announce, check_cache_gb(cache_gb) * 1e9
+        self._known: Recent[Curvature | tuple[dict[str, Eigenbasis], dict[str, float], float]] = Recent(self.limit)
+        self._told = False
         self._weights: tuple[weakref.ref, tuple, str] | None = None
 
     def get(
@@ -155,21 +168,22 @@ class CurvatureCache:
             origin: matrices O I by layer; the axes and coordinates are those of the weights less them.
 
         Raises:
-            ValueError: the memory that it takes is not there.
+            OutOfMemory: the memory that it takes is not there.
         """
         maps = linear_maps(select_layers(model, config.layers), config.bias)
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(CurvatureConfig) if f.name not in _HOW}
         options["layers"] = list(maps)
         del options["basis"]
         inputs = {"weights": self._digest(model), "data": fingerprint, **options}
+        inputs |= {"version": VERSION} if VERSION > 1 else {}  # keys of the first version have none
         first = digest({**inputs, "moments": "kfac"} if config.moments == "ekfac" else inputs)  # both share this pass
         if config.basis != "kfac":
             inputs["basis"] = config.basis
         if origin:
             inputs["origin"] = tensors_digest(origin)
         key = digest(inputs)
-        if key in self._known:
-            return self._known[key]
+        if (known := self._known.get(key)) is not None:
+            return known
         bases, seconds, lumped = self._eigenbases(model, config, maps, data, first)
         matrices = {n: m.matrix() - origin[n] if origin else m.matrix() for n, m in maps.items()}
         bases = turned(bases, config.basis, matrices, config.seed)
@@ -193,11 +207,13 @@ class CurvatureCache:
                 masses |= {name: DenseMass(layer.mean_OI) for name, layer in moments.items()}
                 seconds["moments"] += took
         layers = {n: LayerCurvature(m, bases[n], masses[n], bases[n].coordinates(matrices[n])) for n, m in maps.items()}
-        self._known[key] = Curvature(layers, seconds, lumped)
-        return self._known[key]
+        found = Curvature(layers, seconds, lumped)
+        self._keep(key, found)
+        return found
 
     def _eigenbases(self, model, config, maps, data, key: str) -> tuple[dict[str, Eigenbasis], dict[str, float], float]:
-        if key not in self._bases:
+        known = self._known.get(f"{key}-bases")
+        if known is None:
 
             def collect(group: dict[str, LinearMap]) -> dict[str, LayerFactors]:
                 batches, how = tracked(data(), "curvature"), {"tokens": config.tokens, **_how(config)}
@@ -224,22 +240,45 @@ class CurvatureCache:
                     "every layer's curvature is zero: the model's predictions are certain to the last digit; "
                     "use another temperature, or labels: given"
                 )
-            self._bases[key] = bases, seconds, lumped
+            known = bases, seconds, lumped
+            self._keep(f"{key}-bases", known)
             self._save_spectra(key, bases)
-        return self._bases[key]
+        return known
+
+    def _keep(self, key: str, value: object) -> None:
+        """Keep something in memory, in place of what was not used longest."""
+        if self._known.put(key, value):
+            self._tell("memory")
+
+    def _tell(self, where: str) -> None:
+        """Say once that something had to go."""
+        if not self._told and is_main():
+            again = "read or collected" if self.folder else "collected"
+            print(
+                f"curvature would take more {where} than the {size(self.limit)} of --cache_gb: what was not used "
+                f"longest goes, and is {again} again when it is asked for",
+                flush=True,
+            )
+        self._told = True
 
     def _sums(self, kind: type[Sums], config, maps, key: str, collect) -> tuple[dict, float]:
         path = self.folder / f"{key[:16]}{key[64:]}.safetensors" if self.folder else None
-        stored = _stored(path, kind, key) if path else None
+        stored = _stored(path, kind, key, list(maps)) if path else None
         if agreed(stored is not None):
-            sums, seconds = stored
-            return {name: sums[name] for name in maps}, seconds
+            used(path)
+            return stored
+        if path and path.exists() and is_main():
+            print(f"{path} is damaged, or has no valid SHA-256 beside it: it is collected again", flush=True)
+            digest_file(path).unlink(missing_ok=True)
         start = time.perf_counter()
         sums = collect(maps)
         seconds = time.perf_counter() - start
         if path and is_main():
             described = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(CurvatureConfig)}
             save_sums(path, sums, {**described, "key": key, "seconds": f"{seconds:.3f}"})
+            write_digest(path)
+            if sweep(self.folder, self.limit, in_use=key[:16]):
+                self._tell("disk")
         return sums, seconds
 
     def _save_spectra(self, key: str, bases: dict[str, Eigenbasis]) -> None:
@@ -248,7 +287,8 @@ class CurvatureCache:
         arrays = {f"{name}/G": basis.lambda_O.cpu().numpy() for name, basis in bases.items()}
         arrays |= {f"{name}/A": basis.mu_I.cpu().numpy() for name, basis in bases.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        np.savez(self.folder / f"{key[:16]}.spectra.npz", **arrays)
+        with replacing(self.folder / f"{key[:16]}.spectra.npz") as own, own.open("wb") as file:
+            np.savez(file, **arrays)
 
     def _digest(self, model: nn.Module) -> str:
         versions = tuple((id(t), t._version) for t in [*model.parameters(), *model.buffers()])
@@ -266,12 +306,14 @@ def _parts(maps: dict[str, LinearMap], most: int) -> list[tuple[str, dict[str, L
     return [(f"-{first}-{most}", {n: maps[n] for n in names[first : first + most]}) for first in starts]
 
 
-def _stored(path: Path, kind: type[Sums], key: str) -> tuple[dict, float] | None:
+def _stored(path: Path, kind: type[Sums], key: str, layers: list[str]) -> tuple[dict, float] | None:
     """Return the stored sums of a key and the seconds they took; None if there are none, or they are damaged."""
+    if not is_intact(path):
+        return None
     try:
         sums, metadata = load_sums(path, kind)
-        return (sums, float(metadata["seconds"])) if metadata["key"] == key else None
-    except (OSError, KeyError, SafetensorError):
+        return ({name: sums[name] for name in layers}, float(metadata["seconds"])) if metadata["key"] == key else None
+    except (OSError, KeyError, ValueError, SafetensorError):
         return None
 
 

@@ -60,7 +60,7 @@ def observed(
             if not output.requires_grad:  # nothing below needs a gradient: the graph starts here
                 output = output.detach().requires_grad_()
             output.register_hook(lambda gradient: on_gradient(name, gradient))
-            return output
+            return output.clone() if output.is_leaf else output  # of a leaf, an activation in place is an error
 
         return forward_hook
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitmem.curvature.collect import observed
 from vitmem.curvature.layers import LinearMap
-from vitmem.models.memory import saved_bytes
+from vitmem.models.memory import OutOfMemory, saved_bytes
 from vitmem.progress import duration, size
 
 
@@ -70,7 +70,7 @@ def foresee(
         A heading, a line for each layer, and the total.
 
     Raises:
-        ValueError: more memory is needed than is free.
+        OutOfMemory: more memory is needed than is free.
     """
     need = requirements(model, maps, config, batches, image_shape)
     lines = [f"curvature of {len(maps)} layers, {config.moments}, labels {config.labels}, tokens {config.tokens}:"]
@@ -83,7 +83,7 @@ def foresee(
     )
     free = free_memory(next(model.parameters()).device)
     if free is not None and need.memory > free:
-        raise ValueError(
+        raise OutOfMemory(
             f"the curvature of {len(maps)} layers needs {size(need.sums)} for sums, {size(need.kept)} for bases and "
             f"{size(max(need.activations, need.solver))} to collect or decompose them, and {size(free)} are free; "
             "choose fewer layers, lower batch_size, set layers_per_pass, or factor_device: cpu"

@@ -1,14 +1,17 @@
 """Kronecker factors and eigen-moments as raw sums with their counts: they add across batches, processes and files."""
 
 import dataclasses
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from vitmem.files import replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +73,26 @@ class LayerMoments(Sums):
 
 
 def save_sums(path: Path, sums: Mapping[str, Sums], metadata: Mapping[str, str]) -> None:
-    """Write the sums of several layers to one safetensors file, under a temporary name first.
+    """Write the sums of several layers to one safetensors file, whole or not at all.
 
     Args:
         path: the file.
         sums: by layer name.
         metadata: what they belong to.
+
+    Raises:
+        OSError: it cannot be written.
     """
     tensors = {}
     for name, layer in sums.items():
         for field in dataclasses.fields(layer):
             tensors[f"{name}/{field.name}"] = _tensor(getattr(layer, field.name))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, dict(metadata))
-    partial.replace(path)
+    with replacing(path) as own:
+        try:
+            save_file(tensors, own, dict(metadata))
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from error
 
 
 def _tensor(value: Tensor | float) -> Tensor:

@@ -1,7 +1,8 @@
 """Linear maps as matrices: what a layer's inputs, output gradients and weights look like, position by position.
 
-Legend: B examples, S positions, I inputs, O outputs. A patch embedding (a convolution whose stride is its kernel) is a
-linear map on patches; with a bias, the last input is the constant 1 (homogeneous coordinate).
+Legend: B examples, S positions, I inputs, O outputs. A convolution is a linear map on the patches under its kernel, one
+for each place of its output (KFC, Grosse & Martens 2016; expand, Eschenhagen et al. 2023); with a bias, the last input
+is the constant 1 (homogeneous coordinate).
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class LinearMap:
 
     Args:
         name: module name.
-        module: an ``nn.Linear``, or an ``nn.Conv2d`` that embeds patches.
+        module: an ``nn.Linear``, or an ``nn.Conv2d`` without groups, padded with zeros.
         bias: whether the bias is the last column of the matrix; False leaves it out of everything.
     """
 
@@ -38,7 +39,8 @@ class LinearMap:
     def input_rows(self, x: Tensor) -> Tensor:
         """Return the inputs B S I (without the constant) of a forward pass."""
         if isinstance(self.module, nn.Conv2d):
-            return F.unfold(x, self.module.kernel_size, stride=self.module.stride).transpose(1, 2)
+            kernel, stride, dilation = self.module.kernel_size, self.module.stride, self.module.dilation
+            return F.unfold(F.pad(x, _padding(self.module)), kernel, dilation, stride=stride).transpose(1, 2)
         return x[:, None] if x.ndim == 2 else x.flatten(1, -2)
 
     def gradient_rows(self, g: Tensor) -> Tensor:
@@ -67,6 +69,15 @@ class LinearMap:
             return {f"{self.name}.weight": w_OI.reshape(self.module.weight.shape)}
         weight = w_OI[:, :-1].reshape(self.module.weight.shape).contiguous()
         return {f"{self.name}.weight": weight, f"{self.name}.bias": w_OI[:, -1].contiguous()}
+
+
+def _padding(convolution: nn.Conv2d) -> list[int]:
+    """Return left, right, top, bottom."""
+    if convolution.padding == "same":  # the greater half behind, as PyTorch has it
+        spans = [d * (k - 1) for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True)]
+        return [part for span in reversed(spans) for part in (span // 2, span - span // 2)]
+    height, width = (0, 0) if convolution.padding == "valid" else convolution.padding
+    return [width, width, height, height]
 
 
 def linear_maps(layers: dict[str, nn.Module], bias: bool = False) -> dict[str, LinearMap]:

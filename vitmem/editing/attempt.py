@@ -9,6 +9,8 @@ from torch import nn
 from vitmem.editing.contract import Edit, EditDiverged, EditResult
 from vitmem.editing.cost import ExtraMemory
 from vitmem.editing.data import EditData
+from vitmem.models.finite import broken
+from vitmem.models.memory import ran_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,8 @@ def attempt(
 ) -> Attempt:
     """Apply an edit, and tell whether its weights are finite and what it cost.
 
-    With ``keep_going`` one that cannot be applied is an attempt that failed; else its error is raised.
+    With ``keep_going`` one that cannot be applied is an attempt that failed; else its error is raised. So is want of
+    memory, always: it says nothing of the edit.
     """
     result, start = None, time.perf_counter()
     with ExtraMemory(next(model.parameters()).device) as memory:
@@ -44,11 +47,10 @@ def attempt(
         except EditDiverged as error:
             status = f"diverged: {' '.join(str(error).split())}"
         except (ValueError, RuntimeError, ArithmeticError) as error:
-            if not keep_going:
+            if not keep_going or ran_out(error):
                 raise
             status = f"failed: {' '.join(str(error).split())[:300]}"
     seconds = time.perf_counter() - start
-    broken = [name for name, value in (result.state_dict if result else {}).items() if not torch.isfinite(value).all()]
-    if broken:
-        result, status = None, f"diverged: {broken[0]} is not finite"
+    if result is not None and (name := broken(result.state_dict)):
+        result, status = None, f"diverged: {name} is not finite"
     return Attempt(result, status, data.passes, seconds, None if data.reused else memory.bytes)

@@ -19,6 +19,7 @@ from vitmem.datamodules.batch import Batch
 from vitmem.editing.contract import EditResult
 from vitmem.editing.data import EditData
 from vitmem.editing.kfac import EKFAC
+from vitmem.models.finite import answers
 from vitmem.models.layers import select_layers
 
 
@@ -154,6 +155,6 @@ def predictions(model: nn.Module, state: dict[str, Tensor], batches: Iterable[Ba
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    found = [functional_call(model, state, batch.image.to(device)).argmax(1).cpu() for batch in batches]
+    found = [answers(functional_call(model, state, batch.image.to(device))).cpu() for batch in batches]
     model.train(was_training)
     return torch.cat(found)

@@ -13,6 +13,7 @@ from vitmem.datamodules.batch import Batch, InMemoryLoader
 from vitmem.distributed import all_sum
 from vitmem.editing.contract import EditDiverged, EditResult
 from vitmem.editing.kfac import relative_change
+from vitmem.models.finite import answers
 from vitmem.models.layers import select_layers
 
 EVERYTHING = "*"
@@ -81,7 +82,7 @@ def input_moments(model: nn.Module, maps: Mapping[str, LinearMap], batches: Iter
 def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Return the share of the examples that get their given label."""
     device = next(model.parameters()).device
-    right = torch.cat([model(b.image.to(device)).argmax(1).cpu() == b.given_label for b in batches])
+    right = torch.cat([answers(model(b.image.to(device))).cpu() == b.given_label for b in batches])
     return float(right.double().mean())
 
 

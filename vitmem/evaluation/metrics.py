@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable
+from vitmem.models.finite import NOTHING
 
 # name -> what it is, with direction and ideal value after an edit
 METRICS = {
@@ -109,3 +110,13 @@ def at_chance(table: ExampleTable) -> bool:
         return False
     largest = int(np.bincount(true).max())
     return int((table.prediction[validation] == true).sum()) / len(true) <= wilson(largest, len(true))[1]
+
+
+OK, AT_CHANCE = "ok", "at chance"
+
+
+def status(table: ExampleTable) -> str:
+    """Return whether a model's answers can be taken for what it knows: ``OK``, ``AT_CHANCE``, or why not, in words."""
+    if silent := int((table.prediction == NOTHING).sum()):
+        return f"not finite: the logits of {silent} of {len(table.prediction)} examples"
+    return AT_CHANCE if at_chance(table) else OK

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitmem.files import write_atomically
+from vitmem.models.finite import answers
 
 TRAIN, VALIDATION = 0, 1
 
@@ -27,7 +28,7 @@ class ExampleTable:
         given: N, given labels.
         true: N, true labels.
         is_noisy: N, bool.
-        prediction: N, argmax of the logits.
+        prediction: N, argmax of the logits, -1 where they are not finite.
         log_prob_given: N, log-probability of the given label, in nats.
         log_prob_true: N, log-probability of the true label, in nats.
         is_known: N, bool: edits with a forget set knew that the label is wrong.
@@ -86,7 +87,7 @@ def predict(
                     batch.given_label.cpu().numpy(),
                     batch.true_label.cpu().numpy(),
                     batch.is_noisy.cpu().numpy(),
-                    logits_BK.argmax(1).cpu().numpy(),
+                    answers(logits_BK).cpu().numpy(),
                     log_p_BK.gather(1, batch.given_label[:, None].cpu())[:, 0].numpy(),
                     log_p_BK.gather(1, batch.true_label[:, None].cpu())[:, 0].numpy(),
                     is_known.cpu().numpy(),

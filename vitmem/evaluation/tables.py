@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from vitmem.evaluation.metrics import ACCURACIES, METRICS
+from vitmem.evaluation.metrics import ACCURACIES, METRICS, OK
 
 CONFIGURATION = ("data", "noise", "noise_rate", "noise_seed", "model", "epochs", "options")
 IDENTITY = ("experiment", "seed", "id", "edit", "option", "value")
@@ -18,7 +18,6 @@ SHOWN = {
 }
 UNSEEN = {"memorized_unseen_accuracy": "memorized unseen", "ground_truth_unseen_accuracy": "ground truth unseen"}
 COST = ("passes", "extra_parameters", "extra_memory_mib", "seconds")
-OK = "ok"
 
 
 def columns(more: Sequence[str] = ()) -> list[str]:

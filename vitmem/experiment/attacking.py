@@ -95,12 +95,16 @@ def gather_attacks(folder: Path, rows: Sequence[Mapping], known: float = 0.5) ->
         rows: of its results table; edits that are not in it are left out.
         known: as for ``gather``.
     """
-    found = []
-    for path in seed_folders(folder):
-        run = open_measured(path, known)
-        ids = [row["id"] for row in rows if row["seed"] == run.config.seed and row["edit"]]
-        found += attack_results(run, ids, references_beside(run).values())
+    found, seeds = [], {row["seed"] for row in rows}
+    for path in (path for seed, path in seed_folders(folder).items() if seed in seeds):
+        found += all_results(open_measured(path, known), rows)
     return found
+
+
+def all_results(run: TrainedRun, rows: Iterable[Mapping]) -> list[dict]:
+    """Return the stored attacks on a run's model, the references beside it and its edits that have a row."""
+    ids = [row["id"] for row in rows if row["seed"] == run.config.seed and row["edit"]]
+    return attack_results(run, ids, references_beside(run).values())
 
 
 def attack_folder(

@@ -1,14 +1,17 @@
 """The figures of a finished experiment."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vitmem import figures
-from vitmem.evaluation.predict import TRAIN, ExampleTable
+from vitmem.evaluation.predict import TRAIN
 from vitmem.evaluation.tables import usable
 from vitmem.experiment.plan import Experiment
+from vitmem.files import Damaged
+from vitmem.runs.evaluate import examples
 from vitmem.runs.start import make_data
 from vitmem.runs.trained import BASE
 
@@ -30,20 +33,27 @@ def draw_figures(experiment: Experiment, out: Path, rows: Sequence[dict]) -> lis
     folder, seed = out / experiment.name, experiment.seeds[0]
     best, sheet = best_edit(rows, seed), None
     if best is not None:
-        data = make_data(experiment.run)
-        before = ExampleTable.load(folder / f"seed{seed}" / "evals" / BASE / "examples.npz")
-        after = ExampleTable.load(folder / f"seed{seed}" / "evals" / best["id"] / "examples.npz")
-        shown = figures.sheet.ROWS * figures.sheet.COLUMNS
-        noisy = np.flatnonzero((before.split == TRAIN) & before.is_noisy)[:shown]
-        image = data.data.train_image[before.index[noisy]]
-        image = image.permute(0, 2, 3, 1).squeeze(-1).numpy()
-        sheet = {
-            "image": image / 255.0 if image.dtype == np.uint8 else image,
-            "given": before.given[noisy],
-            "true": before.true[noisy],
-            "before": before.prediction[noisy],
-            "after": after.prediction[noisy],
-            "class_names": data.data.class_names,
-            "title_after": best["id"],
-        }
+        try:
+            sheet = _sheet(experiment, folder / f"seed{seed}", best["id"])
+        except Damaged as error:
+            print(f"vitmem: no sheet of images is drawn: {error}", file=sys.stderr, flush=True)
     return figures.draw_all(folder, sheet)
+
+
+def _sheet(experiment: Experiment, run_path: Path, edit_id: str) -> dict:
+    """Return what the sheet of images before and after an edit shows."""
+    data = make_data(experiment.run)
+    before, after = (examples(run_path, name) for name in (BASE, edit_id))
+    shown = figures.sheet.ROWS * figures.sheet.COLUMNS
+    noisy = np.flatnonzero((before.split == TRAIN) & before.is_noisy)[:shown]
+    image = data.data.train_image[before.index[noisy]]
+    image = image.permute(0, 2, 3, 1).squeeze(-1).numpy()
+    return {
+        "image": image / 255.0 if image.dtype == np.uint8 else image,
+        "given": before.given[noisy],
+        "true": before.true[noisy],
+        "before": before.prediction[noisy],
+        "after": after.prediction[noisy],
+        "class_names": data.data.class_names,
+        "title_after": edit_id,
+    }

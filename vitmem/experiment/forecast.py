@@ -21,6 +21,7 @@ from vitmem.files import read_json
 from vitmem.models.build import create
 from vitmem.models.layers import select_layers
 from vitmem.progress import duration, size
+from vitmem.runs.contents import ATTACK
 from vitmem.runs.edit import edit_inputs, is_finished
 from vitmem.runs.evaluate import stored
 from vitmem.runs.folder import RunFolder
@@ -146,12 +147,20 @@ def _left(experiment: Experiment, planned: PlannedEdit, run: TrainedRun | None) 
 
 
 def _is_done(experiment: Experiment, planned: PlannedEdit, name: str, run: TrainedRun | None) -> bool:
-    content = None if run is None else read_json(run.path / "edits" / name / "edit.json", ("inputs", "weights_sha256"))
+    content = _stored_edit(run, name)
     if run is None or content is None:
         return False
     tuned = bool(experiment.space(planned))
     same = tuned or content["inputs"] == edit_inputs(run, planned.edit, planned.name)
     return same and is_finished(run, content, save=experiment.save_weights) and stored(run, name) is not None
+
+
+def _stored_edit(run: TrainedRun | None, name: str) -> dict | None:
+    """Return what the ``edit.json`` of an edit holds; None if there is none that can be used."""
+    try:
+        return run.edit(name) if run else None
+    except ValueError:
+        return None
 
 
 def _edits(
@@ -195,11 +204,11 @@ def _attacks(experiment: Experiment, folder: Path, runs: dict[int, TrainedRun | 
                 *((run, name) for name in attacked),
             ]
             for owner, name in opened:
-                if owner is None or (name != BASE and not (owner.path / "edits" / name / "edit.json").is_file()):
+                if owner is None or (name != BASE and _stored_edit(owner, name) is None):
                     continue
                 stage.done += not pending(owner, [planned], name)
                 path = owner.path / "evals" / name / "attacks" / f"{planned.attack_id}.json"
-                took += [found["seconds"]] if (found := read_json(path, ("seconds",))) else []
+                took += [found["seconds"]] if (found := read_json(path, ATTACK)) else []
         if took:
             stage.seconds = (stage.total - stage.done) * sum(took) / len(took)
         stages.append(stage)

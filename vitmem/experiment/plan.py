@@ -3,11 +3,13 @@
 import dataclasses
 import fnmatch
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitmem.attacks.contract import Attack
+from vitmem.curvature.kept import CACHE_GB, check_cache_gb
 from vitmem.editing.contract import Edit
 from vitmem.editing.known import check_share
 from vitmem.experiment import bisection
@@ -17,6 +19,8 @@ from vitmem.runs.config import RunConfig
 from vitmem.runs.edit import result_id
 from vitmem.runs.named import read_attack, read_edit
 from vitmem.runs.trained import BASE, REFERENCES
+
+MOST_EDITS = 2000  # of a plan; lists that are crossed grow fast
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Experiment:
             accuracy crosses 0.4, 0.3, 0.2 and 0.1, and where validation falls below the drop).
         attacks: what to attack the models with.
         attacked: glob patterns over the ids of the edits to attack; base and references always are.
+        cache_gb: GB of curvature that are kept in memory, and as many in the files of each run.
         other_rates: results tables of the same models and edits at other noise rates, for the scorecards.
         file: that says it; a copy stays with the results, whose rows carry its digest.
     """
@@ -90,9 +95,11 @@ class Experiment:
     attacked: tuple[str, ...] = ("*",)
     other_rates: tuple[Path, ...] = ()
     file: Path | None = None
+    cache_gb: float = CACHE_GB
 
     def __post_init__(self):
         check_name("name", self.name)
+        check_cache_gb(self.cache_gb)
         check_share(self.known)
         if self.tune < 0:
             raise ValueError(f"tune is {self.tune}; it is the number of trials for each edit, 0 for none")
@@ -104,7 +111,7 @@ class Experiment:
                 raise ValueError(
                     f"references are {list(self.references)}; choose from {', '.join(REFERENCES)}, each at most once"
                 )
-        ids = [i for planned in self.edits for i in self.result_ids(planned)]
+        ids = [check_name("id", i) for planned in self.edits for i in self.result_ids(planned)]
         if twice := sorted({i for i in ids if ids.count(i) > 1} | ({BASE, *REFERENCES} & set(ids))):
             raise ValueError(f"two rows of the experiment would be called {twice[0]!r}; give one of them an `id`")
         for pattern in self.attacked if self.attacks and ids else ():
@@ -176,6 +183,8 @@ def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
         swept = {key: value for key, value in options.items() if isinstance(value, list)}
         if empty := [key for key, value in swept.items() if not value]:
             raise ValueError(f"edits[{number}]: {empty[0]} is an empty list; give a value or several")
+        if (crossed := len(planned) + math.prod(map(len, swept.values()))) > MOST_EDITS:
+            raise ValueError(f"edits[{number}]: lists make {float(crossed):.3g} edits; a plan has at most {MOST_EDITS}")
         if prefix is not None:
             check_name(f"edits[{number}]: id", prefix)
         for values in itertools.product(*swept.values()):
@@ -189,6 +198,9 @@ def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:
             try:
                 space |= read_space(ranges)
                 check_space(name, edit, space)
+                for option, (_, *values) in space.items() if ranges else ():
+                    for value in values:
+                        read_edit(name, options | chosen | {option: value})
             except ValueError as error:
                 raise ValueError(f"edits[{number}]: {error}") from error
             tuned = result_id(label, edit, tuple(swept)) if swept else label

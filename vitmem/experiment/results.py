@@ -1,7 +1,6 @@
 """Result rows: measured where they are missing, or gathered from the run folders that are there."""
 
 import dataclasses
-import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +10,11 @@ from vitmem.editing import edits
 from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv
 from vitmem.experiment.tuning import within_drop
 from vitmem.files import file_digest, read_json, write_atomically
-from vitmem.runs.evaluate import evaluate, stored, stored_edit
-from vitmem.runs.folder import RunFolder, held, read_edit_json
-from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
+from vitmem.models.weights import read_description
+from vitmem.runs.contents import MEASURED
+from vitmem.runs.evaluate import MEASUREMENT, evaluate, evaluation_folder, status_of, stored, stored_edit
+from vitmem.runs.folder import RunFolder, held
+from vitmem.runs.trained import BASE, REFERENCES, TrainedRun, saved_config
 
 PLAN = "plan.yaml"  # copy of the experiment file, beside its results
 _SEED = re.compile(r"seed(\d+)")
@@ -44,18 +45,37 @@ def references_beside(run: TrainedRun) -> dict[str, TrainedRun]:
     Raises:
         ValueError: one was trained with other settings or labels.
     """
-    path = run.path.resolve()
-    beside = {kind: path.with_name(f"{path.name}-{kind}") for kind in REFERENCES}
-    found = {k: TrainedRun.open(p, known=run.known) for k, p in beside.items() if (p / "model.safetensors").exists()}
+    there = {kind: folder for kind, folder in folders_beside(run.path).items() if _is_finished(folder)}
+    found = {kind: TrainedRun.open(folder, known=run.known, place=run.place) for kind, folder in there.items()}
     for reference in found.values():
         run.check_beside(reference)
     return found
 
 
-def seed_folders(folder: Path) -> list[Path]:
-    """Return the finished base runs of an experiment folder, by seed."""
+def folders_beside(path: Path) -> dict[str, Path]:
+    """Return the folders of reference models, finished or not, beside a base model's."""
+    path = path.resolve()
+    beside = {kind: path.with_name(f"{path.name}-{kind}") for kind in REFERENCES}
+    return {kind: folder for kind, folder in beside.items() if folder.is_dir()}
+
+
+def seed_folders(folder: Path) -> dict[int, Path]:
+    """Return the base runs of an experiment folder that are finished, or that cannot be read, by seed."""
     found = {int(match[1]): path for path in folder.glob("seed*") if (match := _SEED.fullmatch(path.name))}
-    return [path for _, path in sorted(found.items()) if RunFolder(path).is_trained]
+    return {seed: path for seed, path in sorted(found.items()) if _is_finished(path)}
+
+
+def _is_finished(path: Path) -> bool:
+    try:
+        return RunFolder(path).is_trained
+    except ValueError:  # whoever opens it says why
+        return True
+
+
+def check_seed(path: Path) -> None:
+    """Raise ValueError unless the run in a folder ``seedK`` is that of seed K: a copy would count twice."""
+    if (claimed := saved_config(path).seed) != int(_SEED.fullmatch(path.name)[1]):
+        raise ValueError(f"{path} holds the run of seed {claimed}: it was renamed or copied; restore its name")
 
 
 def gather(folder: Path, order: Sequence[str] = (), known: float = 0.5) -> list[dict]:
@@ -70,8 +90,9 @@ def gather(folder: Path, order: Sequence[str] = (), known: float = 0.5) -> list[
         known: share of the wrong labels that are known, for measurements that do not say it themselves.
     """
     rows = []
-    for path in seed_folders(folder):
+    for path in seed_folders(folder).values():
         try:
+            check_seed(path)
             run = open_measured(path, known)
             ids = sorted(run.edited(), key=lambda i: (order.index(i) if i in order else len(order), i))
             rows += run_rows(run, ids)
@@ -83,8 +104,8 @@ def gather(folder: Path, order: Sequence[str] = (), known: float = 0.5) -> list[
 
 def open_measured(path: Path, known: float) -> TrainedRun:
     """Open a run, with the share of known wrong labels that its base model was measured with."""
-    measured = read_json(path / "evals" / BASE / "metrics.json", ("metrics",))
-    return TrainedRun.open(path, known=(measured or {}).get("known", known))
+    measured = read_json(evaluation_folder(path, BASE) / MEASUREMENT, MEASURED)
+    return TrainedRun.open(path, known=(measured or {}).get("known") or known)
 
 
 def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:
@@ -97,10 +118,10 @@ def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:
     for name, model in {BASE: run, **references_beside(run)}.items():
         if found := stored(model):
             plain = {**identity, "id": name, "edit": "", "option": "", "value": ""}
-            rows.append(result_row(plain, found["metrics"], None) | _settings(model))
+            rows.append(result_row(plain, found["metrics"], None, status=status_of(found)) | _settings(model))
     for edit_id in ids:
         try:
-            content = read_edit_json(run.path / "edits" / edit_id)  # reads the weights to check them: once
+            content = run.edit(edit_id)  # reads the weights to check them: once
             found = stored_edit(run, edit_id, content)
         except ValueError as error:
             print(f"vitmem: left out of the table: {error}", file=sys.stderr, flush=True)
@@ -114,7 +135,7 @@ def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:
 def _settings(run: TrainedRun) -> dict:
     """Return what a row says of its model's training; everything else under ``config``, for ``with_configurations``."""
     config, manifest = run.config.to_dict(), run.manifest
-    timm = json.loads((run.path / "model.json").read_text())["timm"]
+    timm = read_description(run.path)["timm"]
     sizes = {"embed_dim": "width", "depth": "depth", "num_heads": "heads", "patch_size": "patch"}
     sizes = " ".join(f"{ours} {timm[theirs]}" for theirs, ours in sizes.items() if theirs in timm)
     return {
@@ -169,8 +190,8 @@ def edit_row(identity: Mapping, content: Mapping, measured: Mapping) -> dict:
     named = {"id": content["id"], "edit": content["name"], "option": option or ""}
     identity = {**identity, **named, "value": content["options"][option] if option else ""}
     facts: dict = {"status": content.get("status", OK), "track": content.get("track", "")}
-    if measured["at_chance"]:
-        facts["status"] = "at chance"
+    if (status := status_of(measured)) != OK:
+        facts["status"] = status
     tuned = content.get("tuned")
     if tuned:
         by_trials = " (tuned)" if tuned["trials"] > 1 else ""
@@ -199,7 +220,9 @@ def runs_in(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     runs: dict[Path, None] = {}
     experiments = []
     for path in map(Path, paths):
-        inside = [] if RunFolder(path).is_run else seed_folders(path)
+        inside = [] if RunFolder(path).is_run else list(seed_folders(path).values())
+        for run in inside:
+            check_seed(run)
         if inside:
             experiments.append(path)
         elif path.is_dir() and not RunFolder(path).is_run and any(path.glob("seed*")):
@@ -208,10 +231,11 @@ def runs_in(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     return list(runs), experiments
 
 
-def write_run_table(run: TrainedRun) -> None:
-    """Write ``evals/results.csv``: all rows of a run that are measured, whichever were asked for."""
+def write_run_table(run: TrainedRun) -> list[dict]:
+    """Write ``evals/results.csv``, all rows of a run that are measured, whichever were asked for, and return them."""
     rows = with_configurations(run_rows(run, run.edited()))
     write_atomically(run.path / "evals" / "results.csv", to_csv(rows))
+    return rows
 
 
 def write_experiment_table(folder: Path, order: Sequence[str] = (), known: float = 0.5) -> list[dict]:

@@ -11,7 +11,7 @@ import torch
 from vitmem.editing.contract import Edit
 from vitmem.editing.known import known_noisy
 from vitmem.evaluation.comparison import comparison_csv
-from vitmem.evaluation.tables import usable
+from vitmem.evaluation.tables import OK, usable
 from vitmem.experiment.attacking import attack_all, gather_attacks, pending, read_results, write_attacks
 from vitmem.experiment.plan import Experiment, PlannedEdit
 from vitmem.experiment.results import PLAN, largest, write_experiment_table
@@ -19,11 +19,11 @@ from vitmem.experiment.tuning import Tuning, check_known, points, tune
 from vitmem.files import write_atomically
 from vitmem.progress import Progress
 from vitmem.runs.edit import make_edit
-from vitmem.runs.evaluate import evaluate
-from vitmem.runs.folder import held
+from vitmem.runs.evaluate import evaluate, status_of
+from vitmem.runs.folder import held, held_all
 from vitmem.runs.start import check_model, make_data
 from vitmem.runs.train import train
-from vitmem.runs.trained import BASE, TrainedRun
+from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 from vitmem.training.devices import check as check_devices
 
 
@@ -50,8 +50,9 @@ def run(experiment: Experiment, out: Path, *, force: bool = False, wait: bool = 
         if experiment.file:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / PLAN, experiment.file.read_text())
-        for seed in sorted(experiment.seeds):
-            stack.enter_context(held(folder / f"seed{seed}", wait=wait))
+        kinds = [kind for kind in (BASE, *REFERENCES) if kind in (BASE, *experiment.references)]
+        models = [model_folder(folder, seed, kind) for seed in sorted(experiment.seeds) for kind in kinds]
+        stack.enter_context(held_all(models, wait=wait))
         for seed in experiment.seeds:
             base, references = train_models(experiment, folder, seed, force)
             measure_seed(experiment, base, references, force)
@@ -88,7 +89,7 @@ def train_models(
         for kind in (BASE, *experiment.references):
             path = model_folder(folder, seed, kind)
             trained = train(experiment.config_of(seed, kind), path, force=force)
-            found[kind] = dataclasses.replace(trained, known=experiment.known)
+            found[kind] = dataclasses.replace(trained, known=experiment.known, cache_gb=experiment.cache_gb)
             progress.step(kind)
     return found.pop(BASE), found
 
@@ -132,7 +133,7 @@ def measure_seed(experiment: Experiment, base: TrainedRun, references: Mapping[s
                 )
                 content = made(force=force)
                 found = evaluate(base, name, force=force)
-                if experiment.is_attacked(name) and usable(content) and not found["at_chance"]:
+                if experiment.is_attacked(name) and usable(content) and status_of(found) == OK:
                     if not base.has_weights(name) and pending(base, experiment.attacks, name):
                         made(force=True)
                     attack_all(base, experiment.attacks, name, force, keep_going=True)

@@ -25,11 +25,15 @@ from vitmem.editing.known import drawn, tuning_half
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
 from vitmem.experiment import bisection
-from vitmem.files import digest, write_atomically
+from vitmem.files import Damaged, cache_key, digest, parsed, read_text, write_atomically
 from vitmem.models.build import with_weights
+from vitmem.models.memory import ran_out
 from vitmem.progress import Progress
+from vitmem.runs.contents import TRIAL, TRIALS
 from vitmem.runs.trained import TrainedRun
+from vitmem.shapes import Number, mismatch
 
+VERSION = 1  # of what a trial is and how it is scored; raise it when that changes: all trials are made again
 TUNERS = ("random", "tpe", "bisect")
 DROP = 0.01  # of validation accuracy against the unedited model, that an edit may cost
 PENALTY = 10.0
@@ -75,7 +79,7 @@ def read_space(ranges: object) -> dict[str, tuple]:
     kinds = {"log": float, "uniform": float, "int": int, "choice": lambda value: value}
     try:
         return {option: (kind, *map(kinds[kind], values)) for option, (kind, *values) in (ranges or {}).items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"search is {ranges!r}; give a mapping such as {{lr: [log, 1e-5, 1e-2], epochs: [choice, 5, 10]}}, with "
             f"log, uniform, int or choice"
@@ -185,7 +189,7 @@ class Bench:
         self.unedited = self.measure(dict(run.model.state_dict()))
 
     def measure(self, state: dict[str, Tensor]) -> dict:
-        """Return the accuracies of some weights on the scoring half, and whether they are at chance."""
+        """Return the accuracies of some weights on the scoring half, and their status."""
         data = self.run.data
         loaders = {
             TRAIN: data.loader(data.train_examples.subset(self.score_N)),
@@ -195,7 +199,7 @@ class Bench:
         found = metrics.compute(table)
         names = {"memorized": "memorized_accuracy", "ground_truth": "ground_truth_accuracy"}
         names["validation"] = "validation_accuracy"
-        return {short: found[name].value for short, name in names.items()} | {"at_chance": metrics.at_chance(table)}
+        return {short: found[name].value for short, name in names.items()} | {"status": metrics.status(table)}
 
     def trial(self, edit: Edit, options: dict) -> dict:
         """Apply an edit with other options, and return what it cost and what it measured.
@@ -209,14 +213,15 @@ class Bench:
             data = EditData(self.run.data, chosen.sees, self.run.cache, self.fit_N, self.run.start)
             made = attempt(chosen, self.run.model, data, keyed_generator(self.run.config.seed, 5))
         except (ValueError, RuntimeError, ArithmeticError) as error:
+            if ran_out(error):  # the trial could have been the best
+                raise
             return row | {"status": f"failed: {' '.join(str(error).split())[:300]}"}
         row |= {"passes": made.passes, "seconds": round(made.seconds, 3), "extra_memory_bytes": made.extra_memory}
         if made.result is None:
             return row | {"status": made.status}
         found = self.measure(made.result.state_dict)
-        status = "at chance" if found.pop("at_chance") else "ok"
         drop = self.unedited["validation"] - found["validation"]
-        return row | found | {"status": status, "objective": objective(found["ground_truth"], drop)}
+        return row | found | {"objective": objective(found["ground_truth"], drop)}
 
 
 def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
@@ -228,19 +233,18 @@ def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
         force: forget the trials that were made.
     """
     check_tuner(tuning.tuner)
-    inputs = digest(
-        {
-            "weights": run.weights_sha256,
-            "noise": run.noise_sha256,
-            "data": run.data.data.fingerprint,
-            "known": run.known_noisy().nonzero()[:, 0].tolist(),
-            "edit": [type(tuning.edit).__name__, identity(tuning.edit)],
-            "space": dict(tuning.space),
-            "tuner": tuning.tuner,
-        }
+    inputs = cache_key(
+        VERSION,
+        weights=run.weights_sha256,
+        noise=run.noise_sha256,
+        data=run.data.data.fingerprint,
+        known=run.known_noisy().nonzero()[:, 0].tolist(),
+        edit=[type(tuning.edit).__name__, identity(tuning.edit)],
+        space=dict(tuning.space),
+        tuner=tuning.tuner,
     )
     path = _file(run, tuning.label)
-    trials = [] if force else _read(path, inputs)
+    trials = [] if force else _read(path, tuning, inputs)
     if len(trials) >= tuning.trials:
         return trials[: tuning.trials]
     bench = Bench(run, blind=tuning.tuner == "bisect" and "forget" not in tuning.edit.sees)
@@ -249,7 +253,8 @@ def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
     while len(trials) < tuning.trials:
         options = propose(tuning, run.config.seed, trials)
         trials.append({"number": len(trials), **bench.trial(tuning.edit, options)})
-        lines = [{"inputs": inputs, "unedited": bench.unedited}, *trials]
+        head = {"inputs": inputs, "unedited": bench.unedited}
+        lines = [{**head, "checksum": digest([head, *trials])}, *trials]
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
         if trials[-1]["status"] != "ok":
             print(f"{tuning.label}: trial {len(trials) - 1} {options}: {trials[-1]['status']}", flush=True)
@@ -262,18 +267,39 @@ def _file(run: TrainedRun, label: str) -> Path:
 
 
 def trials_made(run: TrainedRun, label: str) -> int:
-    """Return how many trials the file of a label holds, whatever their inputs."""
-    path = _file(run, label)
-    return max(0, len(path.read_text().splitlines()) - 1) if path.is_file() else 0
+    """Return how many trials the file of a label holds, whatever their inputs; none if it is damaged."""
+    try:
+        return len(read_trials(_file(run, label))[1])
+    except Damaged:
+        return 0
 
 
-def _read(path: Path, inputs: str) -> list[dict]:
+def _read(path: Path, tuning: Tuning, inputs: str) -> list[dict]:
     """Return the trials of a file; none if it is missing, damaged, or of other inputs."""
     try:
-        head, *trials = [json.loads(line) for line in path.read_text().splitlines()]
-        return trials if head["inputs"] == inputs else []
-    except (OSError, ValueError, KeyError, TypeError):
+        head, trials = read_trials(path)
+    except Damaged:
         return []
+    options = set(tuning.space)
+    return trials if head["inputs"] == inputs and all(options == t["options"].keys() for t in trials) else []
+
+
+def read_trials(path: Path) -> tuple[dict, list[dict]]:
+    """Return the first line of a file of trials, which says what they belong to, and the trials.
+
+    Raises:
+        Damaged: it is missing, malformed, or was changed after it was written.
+    """
+    lines = [parsed(line, path) for line in read_text(path).splitlines()] or [None]
+    for number, line in enumerate(lines):
+        if why := mismatch(line, {**TRIAL, "number": Number(number - 1, number - 1)} if number else TRIALS):
+            raise Damaged(f"{path} is malformed in line {number + 1}: {why}")
+    head, *trials = lines
+    if any(trial["status"] == "ok" and None in (trial["memorized"], trial["ground_truth"]) for trial in trials):
+        raise Damaged(f"{path} is malformed: a trial is ok, and was not measured")
+    if "checksum" in head and head.pop("checksum") != digest([head, *trials]):  # there was none at first
+        raise Damaged(f"{path} was changed after it was written: its checksum does not fit")
+    return head, trials
 
 
 def best(trials: Sequence[Mapping]) -> Mapping:
@@ -287,7 +313,8 @@ def best(trials: Sequence[Mapping]) -> Mapping:
 
 def within_drop(trial: Mapping) -> bool:
     """Tell whether a trial paid no penalty: validation fell by at most ``DROP``."""
-    return trial["ground_truth"] is not None and trial["objective"] > trial["ground_truth"] - 1e-9
+    ground_truth, reached = trial["ground_truth"], trial["objective"]
+    return ground_truth is not None and reached is not None and reached > ground_truth - 1e-9
 
 
 def matched(target: float, trials: Sequence[Mapping]) -> Mapping:

@@ -9,16 +9,23 @@ from pathlib import Path
 from torch import nn
 
 from vitmem.attacks.contract import Attack, AttackData, AttackResult
+from vitmem.curvature.cache import CurvatureCache
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.editing.contract import EditDiverged, EditResult
 from vitmem.editing.data import EditData
-from vitmem.files import digest, provenance, read_json, to_json, write_atomically
-from vitmem.runs.evaluate import evaluation_inputs
-from vitmem.runs.folder import RunFolder, read_edit_json
+from vitmem.files import cache_key, check_name, provenance, read_json, to_json, write_json
+from vitmem.models.finite import broken
+from vitmem.models.memory import ran_out
+from vitmem.runs.contents import ATTACK
+from vitmem.runs.evaluate import evaluation_folder, evaluation_inputs
+from vitmem.runs.folder import RunFolder, held
 from vitmem.runs.fresh import recipe_of
 from vitmem.runs.named import read_edit
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
+from vitmem.shapes import NAME
 from vitmem.training.errors import TrainingDiverged
+
+VERSION = 1  # of the attacks; raise it when one measures something else with the same options: all are made again
 
 
 def perform(
@@ -53,13 +60,16 @@ def perform(
         return stored_attack(run, attack_id, edit_id)
     model, start = run.model_of(edit_id), time.perf_counter()
     data, asked = _attack_data(run, edit_id)
-    try:
-        result = attack.apply(model, data, keyed_generator(run.config.seed, 6))
-    except (ValueError, RuntimeError, EditDiverged, TrainingDiverged) as error:
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        if not keep_going:
-            raise ValueError(f"{run.path}: {attack_id} on {edit_id} failed: {why}") from error
-        result = AttackResult([], {"failed": why})
+    with held(data.folder.parent):  # of the base model: what its references are attacked with lies there, too
+        try:
+            result = attack.apply(model, data, keyed_generator(run.config.seed, 6))
+        except (ValueError, RuntimeError, EditDiverged, TrainingDiverged) as error:
+            if ran_out(error):  # which says nothing of the attack
+                raise
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            if not keep_going:
+                raise ValueError(f"{run.path}: {attack_id} on {edit_id} failed: {why}") from error
+            result = AttackResult([], {"failed": why})
     content = {
         "id": data.subject,
         "attack": attack_id,
@@ -75,8 +85,7 @@ def perform(
     }
     path = _file(run, attack_id, edit_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, to_json(content))
-    return json.loads(to_json(content))
+    return write_json(path, content)
 
 
 def _attack_data(run: TrainedRun, edit_id: str) -> tuple[AttackData, dict[str, str | None]]:
@@ -91,7 +100,7 @@ def _attack_data(run: TrainedRun, edit_id: str) -> tuple[AttackData, dict[str, s
     base, share = _run_of(run, BASE)[0] or run, run.share_known(edit_id)
     data = AttackData(
         run.data,
-        run.kind if edit_id == BASE else edit_id,
+        _subject(run, edit_id),
         reference,
         base.path / "attacks",
         run.config.seed,
@@ -112,30 +121,42 @@ def is_attacked(run: TrainedRun, attack: Attack, name: str, attack_id: str, edit
 
 def stored_attack(run: TrainedRun, attack_id: str, edit_id: str = BASE) -> dict | None:
     """Return the stored result of an attack, unless what it was measured on has changed since."""
-    keys = ("id", "attack", "name", "options", "settings", "inputs", "references", "rows", "report", "seconds")
-    known = read_json(_file(run, attack_id, edit_id), keys)
-    if known is None or known["inputs"] != _inputs(run, edit_id, known["name"], known["options"]):
+    known = read_json(_file(run, attack_id, edit_id), ATTACK)
+    if known is None or known["attack"] != attack_id or known["id"] != _subject(run, edit_id):
         return None
-    for of, weights in known["references"].items():
-        its_run, its_id = _run_of(run, of)
-        if weights != (its_run.weights_digest(its_id) if its_run else None):
-            return None
+    if any(setting not in row for row in known["rows"] for setting in known["settings"]):
+        return None
+    if known["inputs"] != _inputs(run, edit_id, known["name"], known["options"]):
+        return None
+    if any(weights != _digest_of(run, of) for of, weights in known["references"].items()):
+        return None
     return known
+
+
+def _digest_of(run: TrainedRun, of: str) -> str | None:
+    its_run, its_id = _run_of(run, of)
+    there = its_run is not None and (its_id == BASE or its_id in its_run.edited())
+    return its_run.weights_digest(its_id) if there else None
 
 
 def stored_attacks(run: TrainedRun, edit_id: str = BASE) -> list[dict]:
     """Return all stored results of attacks on the base model or an edit that still hold."""
-    names = sorted(path.stem for path in _file(run, "*", edit_id).parent.glob("*.json"))
+    folder = evaluation_folder(run.path, edit_id) / "attacks"
+    names = sorted(path.stem for path in folder.glob("*.json") if NAME.fits(path.stem))
     return [known for name in names if (known := stored_attack(run, name, edit_id))]
 
 
 def _file(run: TrainedRun, attack_id: str, edit_id: str) -> Path:
-    return run.path / "evals" / edit_id / "attacks" / f"{attack_id}.json"
+    return evaluation_folder(run.path, edit_id) / "attacks" / f"{check_name('the id of an attack', attack_id)}.json"
+
+
+def _subject(run: TrainedRun, edit_id: str) -> str:
+    return run.kind if edit_id == BASE else edit_id
 
 
 def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
     measured = evaluation_inputs(run, run.weights_digest(edit_id), run.share_known(edit_id))
-    return digest({"measured": measured, "name": name, "options": options, "seed": run.config.seed})
+    return cache_key(VERSION, measured=measured, name=name, options=options, seed=run.config.seed)
 
 
 def _run_of(run: TrainedRun, of: str) -> tuple[TrainedRun | None, str]:
@@ -159,12 +180,16 @@ def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult
     """Return the edit of that id as a function of a model; its curvature is not kept."""
     if edit_id == BASE:
         return None
-    content = read_edit_json(run.path / "edits" / edit_id)
+    content = run.edit(edit_id)
     edit = read_edit(content["name"], content["options"])
     known = run.known_noisy(run.share_known(edit_id))
 
     def again(model: nn.Module) -> EditResult:
-        data = EditData(run.data, edit.sees, known=known, initial=run.start)
-        return edit.apply(model, data, keyed_generator(run.config.seed, 5))
+        cache = CurvatureCache(cache_gb=run.cache_gb)
+        data = EditData(run.data, edit.sees, cache, known=known, initial=run.start)
+        result = edit.apply(model, data, keyed_generator(run.config.seed, 5))
+        if name := broken(result.state_dict):
+            raise EditDiverged(f"{name} is not finite")
+        return result
 
     return again

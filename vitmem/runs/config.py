@@ -4,9 +4,7 @@ A configuration names registered things; the options of the named data set or no
 in a configuration is imported or run. Precedence: defaults, files in their order, the command line.
 """
 
-import argparse
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +14,9 @@ from vitmem.datamodules.augment import Augment
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import TrainOn
 from vitmem.datamodules.noise import NOISES, Noise, Symmetric
+from vitmem.files import check_name
 from vitmem.models.config import ModelConfig
-from vitmem.options import ActionConfigFile, Namespace, Parser, check_values, read_yaml
+from vitmem.options import LARGEST_SEED, ActionConfigFile, Namespace, Parser, inline, mapping_of, paired, short
 from vitmem.registry import lookup
 from vitmem.training.config import TrainConfig, TrainerConfig
 
@@ -47,7 +46,7 @@ class RunConfig:
     train_on: TrainOn = "noisy"
 
     def __post_init__(self):
-        if not 0 <= self.seed < 2**63:
+        if not 0 <= self.seed < LARGEST_SEED:
             raise ValueError(f"seed is {self.seed}; it must be in [0, 2^63)")
         whole = self.train.ema or self.train.early_stop or self.train.tied_fixed < 1 or self.train.frozen
         if self.trainer.strategy == "fsdp" and whole:
@@ -114,31 +113,19 @@ def run_parser(prog: str, data_name: str = "digits", noise_kind: str = "symmetri
 
 def parser_for(arguments: Sequence[str], prog: str, description: str) -> Parser:
     """Return the run parser that fits a command line, whose data set and noise kind are looked up first."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in ("--config", "--data.name", "--noise.kind"):
-        first.add_argument(option, action="append", default=[])
-    try:
-        found = vars(first.parse_known_args(list(arguments))[0])
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
-    names = [found[key][-1] if found[key] else None for key in ("data.name", "noise.kind")]
-    contents = [json.loads(file) if file.startswith("{") else read_yaml(Path(file)) for file in found["config"]]
+    found: dict[str, list[str]] = {"--config": [], "--data.name": [], "--noise.kind": []}
+    for option, value in paired(arguments, found):
+        if option and value:
+            found[option].append(value)
+    names = [found[key][-1] if found[key] else None for key in ("--data.name", "--noise.kind")]
+    contents = [mapping_of(file) for file in found["--config"]]
     return run_parser(prog, *_chosen(contents, *names), description)
 
 
 def run_config(values: Namespace) -> RunConfig:
     """Return the configuration that parsed values describe."""
-    for section in ("data", "noise", "augment", "model", "train", "trainer"):
-        if not isinstance(getattr(values, section), Namespace):
-            raise ValueError(f"{section} is {getattr(values, section)!r}; expected a mapping of its options")
-    for name in ("seed", "train_on"):
-        if getattr(values, name) is None:
-            raise ValueError(f"{name} is null; it needs a value, such as its default {getattr(RunConfig, name)}")
     data, noise = vars(values.data), vars(values.noise)
     data_class, noise_class = lookup("data set", data["name"], datasets()), lookup("noise kind", noise["kind"], NOISES)
-    sections = {"data": data_class, "noise": noise_class, "augment": Augment, "model": ModelConfig}
-    for section, chosen in {**sections, "train": TrainConfig, "trainer": TrainerConfig}.items():
-        check_values(chosen, vars(getattr(values, section)), section)
     return RunConfig(
         data=data_class(**{k: v for k, v in data.items() if k != "name"}),
         noise=noise_class(**{k: v for k, v in noise.items() if k != "kind"}),
@@ -157,10 +144,38 @@ def on_one_device(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))
 
 
+_PLACES = ("root", "path")  # options of data sets that say where the data are, not which: their fingerprint tells
+
+
+def moved(config: RunConfig, place: str | None) -> RunConfig:
+    """Return a configuration whose data are in another place; None leaves them where they were.
+
+    Raises:
+        ValueError: the data set is in no folder or file.
+    """
+    if place is None:
+        return config
+    for option in _PLACES:
+        if hasattr(config.data, option):
+            return dataclasses.replace(config, data=dataclasses.replace(config.data, **{option: place}))
+    raise ValueError(f"--data.root is {place}, but the data set of the run, {type(config.data).__name__}, has no place")
+
+
+def place_of(config: RunConfig) -> str | None:
+    """Return where the data of a configuration are; None where they are in no folder or file."""
+    return next((getattr(config.data, option) for option in _PLACES if hasattr(config.data, option)), None)
+
+
+def comparable(config: RunConfig) -> RunConfig:
+    """Return a configuration without what a run may go on with otherwise: devices, and the place of the data."""
+    config = on_one_device(config)
+    return config if place_of(config) is None else moved(config, "")
+
+
 # What an experiment file holds besides its base model.
 EXPERIMENT = (
     "name", "seeds", "references", "edits", "attacks", "attacked", "other_rates", "save_weights", "known", "tune",
-    "tuner", "figures", "vary_noise",
+    "tuner", "figures", "vary_noise", "cache_gb",
 )  # fmt: skip
 
 
@@ -174,38 +189,46 @@ def base_model_only(arguments: Sequence[str]) -> tuple[list[str], list[str], str
     Raises:
         ValueError: a file cannot be read.
     """
-    found, left_out, name, rest = [], [], None, list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        option, given, value = argument.partition("=")
-        if option != "--config" or not (given or rest):
-            found.append(argument)
+    found, left_out, name = [], [], None
+    for option, file in paired(arguments, {"--config"}):
+        if option is None or file is None:
+            found.append(option if file is None else file)
             continue
-        file = Path(value if given else rest.pop(0))
-        content = read_yaml(file)
+        content = mapping_of(file)
         taken = [key for key in content if key in EXPERIMENT]
         if not taken:
-            found += ["--config", str(file)]
+            found.append(f"--config={file}")
             continue
         left_out += [key for key in taken if key not in ("name", "seeds", "vary_noise")]
-        name = str(content.get("name", file.stem))
+        name = check_name("name", content.get("name", Path(file).stem))
         base = {key: value for key, value in content.items() if key not in EXPERIMENT}
         if "seeds" in content:
             base["seed"] = read_seeds(content["seeds"])[0]
         if content.get("vary_noise"):
-            noise = base.get("noise") or {}
-            base["noise"] = noise | {"seed": noise.get("seed", 0) + base.get("seed", 0)}
-        found += ["--config", json.dumps(base)]
+            base["noise"] = _varied(base.get("noise"), base.get("seed", 0))
+        found.append(f"--config={inline(base)}")
     return found, left_out, name
+
+
+def _varied(noise: object, seed: int) -> object:
+    """Return the noise section of a file whose noise has another seed with each seed of the model."""
+    if noise is not None and not isinstance(noise, Mapping):
+        return noise  # an error, told where sections are read
+    first = (noise or {}).get("seed", 0)
+    return {**(noise or {}), "seed": first + seed if isinstance(first, int) and isinstance(seed, int) else first}
 
 
 def read_seeds(value: str | int | list[int]) -> tuple[int, ...]:
     """Return the seeds that ``seeds`` names.
 
     Raises:
-        ValueError: they are no integers.
+        ValueError: they are no integers, or out of range.
     """
+    parts = value if isinstance(value, list) else str(value).split(",")
     try:
-        return tuple(int(part) for part in (value if isinstance(value, list) else str(value).split(",")))
+        seeds = [int(part) for part in parts if not isinstance(part, (bool, float))]
     except (TypeError, ValueError):
-        raise ValueError(f"seeds is {value!r}; give integers, comma-separated, such as 0,1,2") from None
+        seeds = []
+    if not seeds or len(seeds) < len(parts) or not all(0 <= seed < LARGEST_SEED for seed in seeds):
+        raise ValueError(f"seeds is {short(value)}; give integers in [0, 2^63), comma-separated, such as 0,1,2")
+    return tuple(seeds)

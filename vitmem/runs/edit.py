@@ -1,6 +1,7 @@
 """Making an edit of a run's model, and storing it in the run folder."""
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -11,10 +12,11 @@ from vitmem.distributed import is_main
 from vitmem.editing.attempt import Attempt, attempt
 from vitmem.editing.contract import Edit, identity
 from vitmem.editing.data import EditData
-from vitmem.files import check_name, digest, file_digest, provenance, read_json, to_json, write_atomically
-from vitmem.models.weights import save_model
+from vitmem.files import Damaged, check_name, provenance, read_json, sealed_json, to_json, write_json, write_together
+from vitmem.models.weights import model_files, read_description
+from vitmem.runs.contents import EDIT
 from vitmem.runs.evaluate import measured
-from vitmem.runs.folder import difference, diverged, read_edit_json
+from vitmem.runs.folder import EDIT_FILE, difference, diverged
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 
 
@@ -55,11 +57,10 @@ def make_edit(
         raise ValueError(f"--id is {edit_id!r}, which is the name of a reference row; give another")
     folder = run.path / "edits" / check_name("--id", edit_id)
     inputs = edit_inputs(run, edit, name)
-    there = read_edit_json(folder) if (folder / "edit.json").exists() and not force else None
+    there = None if force else _there(run, folder)
     if there is not None and there["inputs"] == inputs and is_finished(run, there, save=save):
         if tuned is not None and there.get("tuned") != tuned:  # the same choice, made in another way
-            there["tuned"] = tuned
-            write_atomically(folder / "edit.json", to_json(there))
+            return write_json(folder / EDIT_FILE, {**there, "tuned": tuned})
         return there
     edit.check(run.model)
     if there is not None and there["inputs"] != inputs and not replace:
@@ -79,6 +80,17 @@ def make_edit(
     return _store(run, edit, name, folder, inputs, made, save=save, tuned=tuned)
 
 
+def _there(run: TrainedRun, folder: Path) -> dict | None:
+    """Return what the ``edit.json`` of a folder holds; None if there is none, or what is there is damaged."""
+    if not (folder / EDIT_FILE).exists():
+        return None
+    try:
+        return run.edit(folder.name)
+    except Damaged as error:
+        print(f"{error}; it is made again", flush=True)
+        return None
+
+
 def _difference(run: TrainedRun, edit: Edit, name: str, there: dict) -> str:
     old = {"edit": there["name"], **_with_added(there["options"], edit)}
     new = {"edit": name, **dataclasses.asdict(edit)}
@@ -87,17 +99,7 @@ def _difference(run: TrainedRun, edit: Edit, name: str, there: dict) -> str:
 
 def edit_inputs(run: TrainedRun, edit: Edit, name: str) -> str:
     """Return what tells an edit of this run from those with other options, weights, labels or known examples."""
-    known = run.known_noisy().nonzero()[:, 0].tolist() if "forget" in edit.sees else []
-    return digest(
-        {
-            "name": name,
-            "options": identity(edit),
-            "weights": run.weights_sha256,
-            "noise": run.noise_sha256,
-            **({"known": known} if "forget" in edit.sees else {}),
-            **({"to": run.reference(edit.to).weights_sha256} if getattr(edit, "to", "initial") != "initial" else {}),
-        }
-    )
+    return run.edit_inputs(name, identity(edit), run.known if "forget" in edit.sees else None)
 
 
 def is_finished(run: TrainedRun, content: dict, *, save: bool = True) -> bool:
@@ -114,7 +116,7 @@ def free_id(run: TrainedRun, edit: Edit, name: str) -> str:
     folder, shown = run.path / "edits", [edit.main_option] if edit.main_option else []
     while True:
         edit_id = result_id(name, edit, shown)
-        there = read_json(folder / edit_id / "edit.json", ("inputs", "options"))
+        there = read_json(folder / edit_id / EDIT_FILE, EDIT)
         if there is None or there["inputs"] == edit_inputs(run, edit, name):
             return edit_id
         options, old = json.loads(to_json(dataclasses.asdict(edit))), _with_added(there["options"], edit)
@@ -147,23 +149,20 @@ def _report(made: Attempt) -> dict:
 def _store(
     run: TrainedRun, edit: Edit, name: str, folder: Path, inputs: str, made: Attempt, *, save: bool, tuned: dict | None
 ) -> dict:
-    """Write the weights, then ``edit.json``, which makes them valid, and return what it holds."""
+    """Write the weights and ``edit.json``, which makes them valid, and return what it holds."""
     report, known = _report(made), run.known_noisy()
-    first = read_json(folder / "edit.json", ("inputs", "cost"))
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "model.safetensors"
-    saved = save and made.result is not None
-    if saved:
-        save_model(folder, made.result.state_dict, json.loads((run.path / "model.json").read_text()))
-    else:
-        weights.unlink(missing_ok=True)
+    first = read_json(folder / EDIT_FILE, EDIT)
+    files: dict[str, str | bytes | None] = {"model.safetensors": None, "model.json": None}
+    if save and made.result is not None:
+        files = dict(model_files(made.result.state_dict, read_description(run.path)))
+    weights = files["model.safetensors"]
     cost = {
         "passes": made.passes,
         "seconds": sum(report.get("seconds", {"apply": made.seconds}).values()),
         "extra_memory_bytes": made.extra_memory,
         "extra_parameters": report.get("extra_parameters"),
     }
-    if first and first["inputs"] == inputs:  # the same weights, made again
+    if first and first["inputs"] == inputs and first.get("cost"):  # the same weights, made again
         cost = first["cost"]
     content = {
         "id": folder.name,
@@ -178,8 +177,8 @@ def _store(
         "inputs": inputs,
         "report": report,
         "cost": cost,
-        "weights_sha256": file_digest(weights) if saved else None,
+        "weights_sha256": None if weights is None else hashlib.sha256(weights).hexdigest(),
         "provenance": provenance(),
     }
-    write_atomically(folder / "edit.json", to_json(content))
+    write_together(folder, {**files, EDIT_FILE: sealed_json(content)})
     return json.loads(to_json(content))  # as a later command will read it

@@ -1,13 +1,28 @@
 """Measuring a run's model and its edits, and storing it in the run folder."""
 
 import dataclasses
-import json
+import zipfile
+from pathlib import Path
 
 from vitmem.evaluation import metrics
-from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
-from vitmem.files import digest, provenance, read_json, to_json, write_atomically
-from vitmem.runs.folder import diverged, read_edit_json
+from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
+from vitmem.files import Damaged, cache_key, check_name, file_digest, load_json, provenance, read_json, write_json
+from vitmem.runs.contents import MEASURED
+from vitmem.runs.folder import diverged
 from vitmem.runs.trained import BASE, TrainedRun
+
+VERSION = 1  # of what is measured; raise it when a metric or the pass over the data changes: all is measured again
+MEASUREMENT, EXAMPLES = "metrics.json", "examples.npz"
+
+
+def evaluation_folder(run_path: Path, edit_id: str) -> Path:
+    """Return where the measurements of the base model or an edit lie.
+
+    Raises:
+        ValueError: the id is no name.
+    """
+    folder = run_path / "evals"
+    return folder / check_name(f"an edit in {folder}", edit_id)
 
 
 def measured(run: TrainedRun, edit_id: str, weights: str, share: float | None = None) -> dict | None:
@@ -19,22 +34,22 @@ def measured(run: TrainedRun, edit_id: str, weights: str, share: float | None = 
         weights: what tells them from others, as ``TrainedRun.weights_digest``.
         share: of the wrong labels that are known; the run's own by default.
     """
-    found = read_json(run.path / "evals" / edit_id / "metrics.json", ("inputs", "metrics", "at_chance"))
+    found = read_json(evaluation_folder(run.path, edit_id) / MEASUREMENT, MEASURED)
     return found if found and found["inputs"] == evaluation_inputs(run, weights, share) else None
 
 
 def evaluation_inputs(run: TrainedRun, weights: str, share: float | None = None) -> str:
-    """Return what tells a measurement of some weights from those with other data or other known examples."""
+    """Return what tells a measurement of some weights from those with other data, known examples or code."""
     known = run.known_noisy(share).nonzero()[:, 0].tolist()
     data = {"noise": run.noise_sha256, "data": run.manifest.data_fingerprint, "known": known}
-    return digest({"weights": weights, **data})
+    return cache_key(VERSION, weights=weights, **data)
 
 
 def stored(run: TrainedRun, edit_id: str = BASE) -> dict | None:
     """Return the stored measurement of the base model or an edit, if it holds; as ``evaluate`` does it."""
     if edit_id == BASE:
         return measured(run, BASE, run.weights_sha256, run.known)
-    return stored_edit(run, edit_id, read_edit_json(run.path / "edits" / edit_id))
+    return stored_edit(run, edit_id, run.edit(edit_id))
 
 
 def stored_edit(run: TrainedRun, edit_id: str, content: dict) -> dict | None:
@@ -60,20 +75,50 @@ def evaluate(run: TrainedRun, edit_id: str = BASE, *, force: bool = False) -> di
     known = stored(run, edit_id)
     if known and (not force or not known["metrics"]):
         return known
+    folder = evaluation_folder(run.path, edit_id)
+    if (folder / MEASUREMENT).is_dir():  # before anything is written
+        raise ValueError(f"{folder / MEASUREMENT} is a folder, not a file of vitmem's; remove it")
     share, weights = run.share_known(edit_id), run.weights_digest(edit_id)
     loaders = dict(zip((TRAIN, VALIDATION), run.data.val_dataloader(), strict=True))
     table = predict(run.model_of(edit_id), loaders, run.device, run.known_noisy(share))
-    folder = run.path / "evals" / edit_id
     found = {name: dataclasses.asdict(metric) for name, metric in metrics.compute(table).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    table.save(folder / "examples.npz")
+    table.save(folder / EXAMPLES)
     content = {
         "id": edit_id,
         "inputs": evaluation_inputs(run, weights, share),
         "known": share,
         "metrics": found,
         "at_chance": metrics.at_chance(table),
+        "status": metrics.status(table),
+        "examples_sha256": file_digest(folder / EXAMPLES),
         "provenance": provenance(),
     }
-    write_atomically(folder / "metrics.json", to_json(content))
-    return json.loads(to_json(content))
+    return write_json(folder / MEASUREMENT, content)
+
+
+def examples(run_path: Path, edit_id: str = BASE) -> ExampleTable:
+    """Return what the base model or an edit says about every example, as it was measured last.
+
+    Raises:
+        Damaged: it was not measured, or the file was changed since.
+    """
+    folder = evaluation_folder(run_path, edit_id)
+    expected = load_json(folder / MEASUREMENT, MEASURED).get("examples_sha256")
+    file = folder / EXAMPLES
+    again = f"measure it again: vitmem eval {run_path} --edits {edit_id} --force"
+    if not file.is_file() or (expected is not None and file_digest(file) != expected):
+        raise Damaged(f"{file} is missing, or was changed or damaged after it was written; {again}")
+    try:
+        return ExampleTable.load(file)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # one without a checksum
+        raise Damaged(f"{file} cannot be read ({error}); {again}") from error
+
+
+def status_of(found: dict) -> str:
+    """Return the status of the model that a measurement is of, as ``metrics.status``.
+
+    Args:
+        found: what ``metrics.json`` holds.
+    """
+    return found.get("status") or (metrics.AT_CHANCE if found["at_chance"] else metrics.OK)  # there was none at first

@@ -1,7 +1,7 @@
 """Run folders: what they hold, what is sealed, and the checks when one is opened again."""
 
 import contextlib
-import json
+import errno
 import os
 import platform
 import shlex
@@ -12,9 +12,30 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vitmem.files import FORMAT, file_digest, now, provenance, read_json, to_json, write_atomically
+from vitmem.files import (
+    FORMAT,
+    Damaged,
+    file_digest,
+    load_json,
+    now,
+    parsed,
+    provenance,
+    read_text,
+    sweep,
+    to_json,
+    write_atomically,
+)
+from vitmem.runs.contents import EDIT
+from vitmem.shapes import NAME, SHA256, Each, mismatch
 
-PROVENANCE = "provenance.json"
+PROVENANCE, EDIT_FILE = "provenance.json", "edit.json"
+SETTINGS = ("config.yaml", "noise.csv", "noise.json")
+_SHAPE = {
+    "format": int,
+    "sha256": Each(NAME, SHA256),
+    "data_fingerprint?": (str, None),
+    "pretrained_sha256?": (SHA256, None),
+}
 
 
 def difference(old: dict, new: dict, prefix: str = "") -> str:
@@ -47,27 +68,35 @@ class RunFolder:
     @property
     def is_trained(self) -> bool:
         """The folder holds a sealed, trained model."""
-        return self.is_run and "model.safetensors" in self.read_provenance()["sha256"]
+        return self.is_run and {"model.safetensors", "model.json"} <= self.read_provenance()["sha256"].keys()
 
     def read_provenance(self) -> dict:
         """Return what ``provenance.json`` holds.
 
         Raises:
-            ValueError: the folder is not a run folder.
+            ValueError: the folder is not a run folder, or one of a newer version.
         """
         if not self.path.exists():
             raise ValueError(f"there is no folder {self.path}; give a run folder such as runs/digits/seed0")
+        file = self.path / PROVENANCE
         try:
-            found = json.loads((self.path / PROVENANCE).read_text())
-            if not isinstance(found["sha256"], dict):
-                raise TypeError("sha256 is not a table")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.path} is not a run folder: its {PROVENANCE} is missing or malformed; "
-                "give one that `vitmem train` made, such as runs/digits/seed0"
+            found = parsed(read_text(file), file)
+            if isinstance(found, dict) and type(found.get("format")) is int and found["format"] > FORMAT:
+                raise ValueError(
+                    f"{self.path} was written by a newer vitmem ({str(found.get('vitmem'))[:20]}): it has run format "
+                    f"{found['format']}, and this vitmem reads format {FORMAT}; upgrade vitmem"
+                )
+            if why := mismatch(found, _SHAPE):
+                raise Damaged(f"{file} is malformed: {why}")
+            if found["format"] != FORMAT:
+                raise ValueError(f"{self.path} has run format {found['format']}; this vitmem reads format {FORMAT}")
+            if missing := [name for name in SETTINGS if name not in found["sha256"]]:
+                raise Damaged(f"{file} is malformed: sha256.{missing[0]} is missing; every run has it")
+        except Damaged as error:
+            raise Damaged(
+                f"{self.path} is not a run folder ({error}); give one that `vitmem train` made, such as "
+                "runs/digits/seed0; or restore the file, or train again with --force"
             ) from error
-        if found.get("format") != FORMAT:
-            raise ValueError(f"{self.path} has run format {found.get('format')}; this vitmem reads format {FORMAT}")
         return found
 
     def seal(self, files: Iterable[str], **facts: object) -> None:
@@ -82,12 +111,21 @@ class RunFolder:
         Raises:
             ValueError: a file is missing or was changed.
         """
+        for why in self.damages():
+            raise ValueError(why)
+
+    def damages(self) -> Iterator[str]:
+        """Yield what is wrong with the sealed files, each with what to do.
+
+        Raises:
+            ValueError: ``provenance.json`` cannot be read.
+        """
         for name, expected in self.read_provenance()["sha256"].items():
             path = self.path / name
             if not path.is_file():
-                raise ValueError(f"{path} is missing; it was there when the run was sealed")
-            if file_digest(path) != expected:
-                raise ValueError(
+                yield f"{path} is missing; it was sealed with the run: restore it, or train again with --force"
+            elif file_digest(path) != expected:
+                yield (
                     f"{path} was changed or damaged after it was written: its SHA-256 is not the one in {PROVENANCE}; "
                     "restore it, or train again with --force"
                 )
@@ -102,21 +140,42 @@ def read_edit_json(folder: Path) -> dict:
     """Return what an edit's folder says, and refuse weights that were changed.
 
     Raises:
-        ValueError: there is no such edit, or its weights were changed.
+        Damaged: its ``edit.json`` is malformed, or it or the weights were changed.
+        ValueError: there is no such edit, or it was renamed.
     """
-    content = read_json(
-        folder / "edit.json", ("id", "name", "main_option", "options", "inputs", "report", "weights_sha256")
-    )
-    if content is None:
-        present = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/edit.json"))) or "none"
+    if not (folder / EDIT_FILE).exists():
+        present = ", ".join(sorted(p.parent.name for p in folder.parent.glob(f"*/{EDIT_FILE}"))) or "none"
         raise ValueError(f"{folder} holds no edit; edits of this run: {present}")
+    again = f"make it again, as `vitmem edit NAME {folder.parent.parent} --id {folder.name} --force`"
+    try:
+        content = load_json(folder / EDIT_FILE, EDIT)
+        if (option := content["main_option"]) is not None and option not in content["options"]:
+            raise Damaged(f"{folder / EDIT_FILE} is malformed: main_option is {option!r}, which is none of the options")
+    except Damaged as error:
+        raise Damaged(f"{error}; {again}") from error
     if content["id"] != folder.name:
         raise ValueError(f"{folder} holds an edit called {content['id']!r}: it was renamed or copied; restore its name")
     expected = content["weights_sha256"]
     weights = folder / "model.safetensors"
     if expected is not None and (not weights.is_file() or file_digest(weights) != expected):
-        raise ValueError(f"{weights} was changed or damaged after it was written; make the edit again with --force")
+        raise Damaged(f"{weights} was changed or damaged after it was written; {again}")
     return content
+
+
+def in_use(path: Path) -> str | None:
+    """Return who holds a run folder now, in words; None if nobody does. Nothing is written."""
+    lock = path.with_name(f".{path.name}.lock")
+    if not lock.exists():
+        return None
+    try:
+        with FileLock(lock, timeout=0):
+            return None
+    except Timeout:
+        with contextlib.suppress(OSError):
+            return path.with_name(f".{path.name}.holder").read_text().strip()
+        return "another command"
+    except OSError:  # of somebody else's, or on a disk that is read-only
+        return None
 
 
 @contextmanager
@@ -128,8 +187,9 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
         wait: wait until it is free.
 
     Raises:
-        ValueError: another command holds it.
+        ValueError: another command holds it, or folders cannot be held on this file system.
     """
+    given, path = path, path.resolve()  # one lock, by whatever way the folder is named
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)  # one process may hold it twice
     told = path.with_name(f".{path.name}.holder")
@@ -139,12 +199,22 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
         holder = ""
         with contextlib.suppress(OSError):
             holder = told.read_text().strip()
-        who = f"{path} is in use by {holder or 'another command'}"
+        who = f"{given} is in use by {holder or 'another command'}"
         if not wait:
             raise ValueError(f"{who}; wait for it to end, or give --wait") from None
         print(f"{who}; waiting", flush=True)
         lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise ValueError(
+            f"{path.parent} is on a file system without locks (flock), so two commands could write there at once; "
+            "choose a folder on another one"
+        ) from error
     try:
+        if lock.lock_counter == 1:
+            sweep(path)
+            sweep(path.parent, inside=False)
         command = shlex.join(["vitmem", *sys.argv[1:]])
         write_atomically(told, f"`{command}` (process {os.getpid()} on {platform.node()}, since {now()})\n")
         yield
@@ -152,3 +222,12 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
         if lock.lock_counter == 1:
             told.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def held_all(paths: Iterable[Path], *, wait: bool = False) -> Iterator[None]:
+    """Hold several run folders, as ``held``: in the order of a base model, its references, and other seeds."""
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(held(path, wait=wait))
+        yield

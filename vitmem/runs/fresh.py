@@ -10,8 +10,10 @@ from vitmem.attacks.contract import Recipe
 from vitmem.datamodules.batch import Examples, InMemoryLoader, Share
 from vitmem.datamodules.module import MemorisationData
 from vitmem.files import digest
+from vitmem.models.finite import broken
 from vitmem.runs.config import RunConfig, on_one_device
 from vitmem.runs.start import new_model, pretrained_sha256
+from vitmem.training.errors import TrainingDiverged
 
 
 class OtherExamples:
@@ -58,7 +60,11 @@ def recipe_of(config: RunConfig, data: MemorisationData) -> Recipe:
 
         model = new_model(replace(config, seed=seed), data)
         once = replace(config.train, eval_every=config.train.epochs)
-        fit(model, OtherExamples(data, examples, seed), once, config.trainer, seed=seed, folder=folder)
+        state, _ = fit(model, OtherExamples(data, examples, seed), once, config.trainer, seed=seed, folder=folder)
+        if name := broken(state):
+            raise TrainingDiverged(
+                f"{name} of a shadow model is not finite after its training; the attack cannot be made"
+            )
         return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     return Recipe(train, key, tuned=config.train.early_stop)

@@ -1,26 +1,24 @@
 """The training of a run folder; it is skipped when its inputs have not changed."""
 
 import contextlib
-import shutil
 import time
 from pathlib import Path
 
-import torch
 import yaml
 
 from vitmem.datamodules.module import MemorisationData
 from vitmem.distributed import is_main, on_main
-from vitmem.files import now, to_json
+from vitmem.files import discard, now, to_json, unfinished, write_atomically
+from vitmem.models.finite import broken
 from vitmem.models.weights import save_model
-from vitmem.runs.config import RunConfig, on_one_device
-from vitmem.runs.folder import RunFolder, difference, held
+from vitmem.runs.config import RunConfig, comparable, place_of
+from vitmem.runs.folder import SETTINGS, RunFolder, difference, held
 from vitmem.runs.start import check_model, make_data, new_model, pretrained_sha256, timm_arguments
-from vitmem.runs.trained import TrainedRun
+from vitmem.runs.trained import TrainedRun, check_data, saved_config, saved_manifest
 from vitmem.training.devices import join
 from vitmem.training.errors import StateLost, TrainingDiverged
 from vitmem.training.fit import fit
 
-_SETTINGS = ("config.yaml", "noise.csv", "noise.json")
 _WEIGHTS = ("model.safetensors", "model.json")
 
 
@@ -50,7 +48,7 @@ def train(config: RunConfig, path: Path, *, force: bool = False, wait: bool = Fa
 
         if not on_main(begin_alone):
             _train(config, path, data)
-    return TrainedRun(path, data)
+    return TrainedRun(path, data, place=place_of(config))
 
 
 def _train(config: RunConfig, path: Path, data: MemorisationData) -> None:
@@ -59,9 +57,9 @@ def _train(config: RunConfig, path: Path, data: MemorisationData) -> None:
     state, epoch = fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)
     if not is_main():
         return
-    if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+    if name := broken(state):
         raise TrainingDiverged(
-            f"{broken[0]} is not finite after the training, of which nothing is kept; lower train.lr or raise "
+            f"{name} is not finite after the training, of which nothing is kept; lower train.lr or raise "
             "train.warmup_epochs, and give --force"
         )
     mean, std = data.data.mean_std
@@ -71,6 +69,7 @@ def _train(config: RunConfig, path: Path, data: MemorisationData) -> None:
         save_model(path, state, description)
         facts = {"finished": now(), "train_seconds": seconds, "epoch": epoch}
         RunFolder(path).seal([*_WEIGHTS, "metrics.csv"], **facts)
+        discard(_replaced(path))
     except OSError as error:
         raise StateLost(
             f"the trained model cannot be written to {path} ({error.strerror}); make room or make the folder "
@@ -88,42 +87,48 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
     examples = len(data.fit_examples())
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
     start_sha256 = pretrained_sha256(config)
+    _settle(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if not folder.is_run:
             raise ValueError(f"{path} exists and is not a run folder; choose another --out or --name")
-        if force:
-            aside = path.with_name(f".{path.name}.replaced")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.replace(aside)
-        else:
+        if not force:
             folder.check()
             saved = saved_config(path)
-            if on_one_device(saved) != on_one_device(config):  # options newer than the folder have their defaults
-                differs = difference(saved.to_dict(), config.to_dict())
+            if comparable(saved) != comparable(config):  # options newer than the folder have their defaults
+                differs = difference(comparable(saved).to_dict(), comparable(config).to_dict())
                 raise ValueError(
                     f"{path} holds a run with other settings ({differs}); choose another --name, "
-                    "or --force to replace it"
+                    f"or --force to replace it{_longer(path, saved, config)}"
                 )
             if folder.read_provenance().get("pretrained_sha256") != start_sha256:
                 raise ValueError(
                     f"{config.model.pretrained} is not the file that {path} started from: its SHA-256 differs; "
                     "restore it, choose another --name, or --force to replace the run"
                 )
+            check_data(path, saved_manifest(path), data)
             if folder.is_trained:
                 print(f"{path}: already trained")
                 return True
-    begin(folder, text, data, pretrained_sha256=start_sha256)
-    shutil.rmtree(path.with_name(f".{path.name}.replaced"), ignore_errors=True)
+    if force or not folder.is_run:
+        begin(path, text, data, pretrained_sha256=start_sha256)
     header = data.manifest.header()
     print(f"{path}: training on {examples} examples ({config.train_on}); {header['num_noisy']} of "
           f"{header['num_examples']} labels are wrong, realised rate {header['realised_rate']:.4f} "
           f"({header['kind']}, nominal {header['rate']:g})", flush=True)  # fmt: skip
+    if config.train.warmup_epochs >= config.train.epochs:
+        print(f"train.warmup_epochs is {config.train.warmup_epochs:g}, of {config.train.epochs} epochs: the learning "
+              "rate rises to the end, and never falls", flush=True)  # fmt: skip
     return False
 
 
-def saved_config(path: Path) -> RunConfig:
-    """Return the configuration that a run folder holds."""
-    return RunConfig.from_dict(yaml.safe_load((path / "config.yaml").read_text()))
+def _longer(path: Path, saved: RunConfig, config: RunConfig) -> str:
+    """Return how a run is trained for more epochs; empty where that is not asked for.
+
+    The schedule of the learning rate has come to its end: a longer training is another one from its first step.
+    """
+    if config.train.epochs <= saved.train.epochs:
+        return ""
+    return f"; to train on from its weights, choose another --name and give --model.pretrained {path}"
 
 
 def state_of(config: RunConfig, path: Path) -> str:
@@ -131,20 +136,46 @@ def state_of(config: RunConfig, path: Path) -> str:
     folder = RunFolder(path)
     if not folder.is_run:
         return "other settings" if path.exists() and any(path.iterdir()) else "absent"
-    if on_one_device(saved_config(path)) != on_one_device(config):
+    if comparable(saved_config(path)) != comparable(config):
         return "other settings"
     return "done" if folder.is_trained else "begun"
 
 
-def begin(folder: RunFolder, config_text: str, data: MemorisationData, **facts: object) -> None:
-    """Write a run's settings and seal them with further facts: the folder appears whole or not at all."""
-    if folder.is_run:
-        return
-    new = folder.path.with_name(f".{folder.path.name}.partial")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    (new / "config.yaml").write_text(config_text)
-    (new / "noise.csv").write_text(data.manifest.csv_text())
-    (new / "noise.json").write_text(to_json(data.manifest.header()))
-    RunFolder(new).seal(_SETTINGS, data_fingerprint=data.manifest.data_fingerprint, **facts)
-    new.replace(folder.path)
+def begin(path: Path, config_text: str, data: MemorisationData, **facts: object) -> None:
+    """Write a run's settings and seal them with further facts: the folder appears whole or not at all.
+
+    A finished run that is there is kept beside it until the new one is finished.
+    """
+    with unfinished(path) as new:
+        new.mkdir(parents=True)
+        write_atomically(new / "config.yaml", config_text)
+        write_atomically(new / "noise.csv", data.manifest.csv_text())
+        write_atomically(new / "noise.json", to_json(data.manifest.header()))
+        RunFolder(new).seal(SETTINGS, data_fingerprint=data.manifest.data_fingerprint, **facts)
+        if _is_finished(path):
+            print(f"{path}: the run that is there is kept in {_replaced(path)} until this training is finished")
+            path.replace(_replaced(path))
+        else:
+            discard(path)
+        new.replace(path)
+
+
+def _replaced(path: Path) -> Path:
+    """Return where a finished run waits for the end of the training that replaces it."""
+    return path.with_name(f".{path.name}.replaced")
+
+
+def _settle(path: Path) -> None:
+    """Put a run back whose replacement never began, and remove one whose replacement is finished."""
+    if not path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            _replaced(path).replace(path)
+    elif _is_finished(path):
+        discard(_replaced(path))
+
+
+def _is_finished(path: Path) -> bool:
+    try:
+        return RunFolder(path).is_trained
+    except ValueError:
+        return False

@@ -1,28 +1,73 @@
 """A finished run folder, opened: its configuration, data, model and curvature, and the weights of its edits."""
 
 import dataclasses
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from vitmem.curvature.cache import CurvatureCache
+from vitmem.curvature.kept import CACHE_GB, check_cache_gb
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import NoiseManifest
+from vitmem.editing import edits
 from vitmem.editing.attempt import Attempt
 from vitmem.editing.known import known_noisy
+from vitmem.files import Damaged, check_name, digest
 from vitmem.models.build import with_weights
-from vitmem.models.weights import load_model
-from vitmem.runs.config import RunConfig, on_one_device
-from vitmem.runs.folder import RunFolder, difference, read_edit_json
+from vitmem.models.weights import load_model, read_description
+from vitmem.options import read_yaml
+from vitmem.runs.config import RunConfig, comparable, moved
+from vitmem.runs.folder import EDIT_FILE, RunFolder, difference, read_edit_json
 from vitmem.runs.start import make_data, pretrained_sha256, start_model
 
 BASE = "base"
+_SECTIONS = ("seed", "train_on", "data", "noise", "model", "train")  # that every config.yaml has
 REFERENCES = ("clean", "retrain", "early_stop")  # models beside a base model, in folders named after it
+
+
+def saved_config(path: Path) -> RunConfig:
+    """Return the configuration that a run folder holds.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    file = path / "config.yaml"
+    content = read_yaml(file)
+    if missing := [section for section in _SECTIONS if section not in content]:
+        raise Damaged(f"{file} is malformed: {missing[0]} is missing; restore it, or train again with --force")
+    try:
+        return RunConfig.from_dict(content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Damaged(f"{file} is malformed: {error}; restore it, or train again with --force") from error
+
+
+def saved_manifest(path: Path) -> NoiseManifest:
+    """Return the manifest that a run folder holds.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    return NoiseManifest.load(path / "noise.csv", path / "noise.json")
+
+
+def check_data(path: Path, manifest: NoiseManifest, data: MemorisationData) -> None:
+    """Raise ValueError unless data are those that a run was trained on: images, labels, and which are wrong.
+
+    Args:
+        path: the run folder.
+        manifest: that it holds.
+        data: at hand.
+    """
+    saved, now = manifest.header(), data.manifest.header()
+    if saved != now:
+        raise ValueError(
+            f"the data at hand are not those that {path} was trained on ({difference(saved, now)}); restore them, or "
+            "train another run, with another --name"
+        )
 
 
 @dataclass(frozen=True)
@@ -36,6 +81,8 @@ class TrainedRun:
         known: share of the wrong labels that edits with a forget set know, in (0, 1].
         latest: the last edit's id, inputs and result: it can be evaluated without a file, and the same edit is not made
             again under another id (of another operating point, say).
+        place: folder or file of the data, where it is not the one that they were in when the model was trained.
+        cache_gb: see ``CurvatureCache``.
         beside: runs of the other models that attacks were compared with, opened so far.
     """
 
@@ -43,17 +90,28 @@ class TrainedRun:
     known_data: MemorisationData | None = None
     verbose: bool = False
     known: float = 0.5
+    place: str | None = None
+    cache_gb: float = CACHE_GB
     latest: dict[str, tuple[str, Attempt]] = dataclasses.field(default_factory=dict)
     beside: dict[Path, "TrainedRun"] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path | str, verbose: bool = False, known: float = 0.5) -> "TrainedRun":
+    def open(
+        cls,
+        path: Path | str,
+        verbose: bool = False,
+        known: float = 0.5,
+        place: str | None = None,
+        cache_gb: float = CACHE_GB,
+    ) -> "TrainedRun":
         """Open a run folder.
 
         Args:
             path: the folder.
             verbose: see the class.
             known: see the class.
+            place: see the class.
+            cache_gb: see the class.
 
         Raises:
             ValueError: it is not a finished run folder, or something in it was changed.
@@ -62,26 +120,25 @@ class TrainedRun:
         folder.check()
         if not folder.is_trained:
             raise ValueError(f"{path} is not finished training; run the command that started it again")
-        return cls(Path(path), verbose=verbose, known=known)
+        run = cls(Path(path), verbose=verbose, known=known, place=place, cache_gb=check_cache_gb(cache_gb))
+        moved(run.config, place)  # says it now if the data can be in no other place
+        return run
 
     @cached_property
     def config(self) -> RunConfig:
         """The resolved configuration."""
-        return RunConfig.from_dict(yaml.safe_load((self.path / "config.yaml").read_text()))
+        return saved_config(self.path)
 
     @cached_property
     def manifest(self) -> NoiseManifest:
         """Which training labels are wrong, as the folder says; the images need not be at hand."""
-        return NoiseManifest.load(self.path / "noise.csv", self.path / "noise.json")
+        return saved_manifest(self.path)
 
     @cached_property
     def data(self) -> MemorisationData:
         """The data module, refused unless it has the labels of the manifest."""
-        data = self.known_data or make_data(self.config)
-        saved = self.manifest.header()
-        if saved != data.manifest.header():
-            differs = difference(saved, data.manifest.header())
-            raise ValueError(f"the data at hand are not those that {self.path} was trained on ({differs})")
+        data = self.known_data or make_data(moved(self.config, self.place))
+        check_data(self.path, self.manifest, data)
         return data
 
     @cached_property
@@ -101,8 +158,7 @@ class TrainedRun:
         stored = RunFolder(self.path).read_provenance().get("pretrained_sha256")
         if pretrained_sha256(self.config) != stored:
             raise ValueError(f"{self.config.model.pretrained} is not the file that {self.path} started from")
-        arguments = json.loads((self.path / "model.json").read_text())["timm"]
-        return start_model(self.config, arguments)[0].state_dict()
+        return start_model(self.config, read_description(self.path)["timm"])[0].state_dict()
 
     def start(self, checkpoint: str = "initial") -> dict[str, Tensor]:
         """Return ``initial_state``, or told ``early_stop`` the weights of that reference model."""
@@ -114,13 +170,17 @@ class TrainedRun:
         Raises:
             ValueError: there is none, it is not finished, or it was not trained as this one.
         """
+        return self.opened(self.beside_path(kind))
+
+    def beside_path(self, kind: str) -> Path:
+        """Return where the reference model of that kind lies."""
         path = self.path.resolve()
-        return self.opened(path.with_name(f"{path.name}-{kind}"))
+        return path.with_name(f"{path.name}-{kind}")
 
     def opened(self, path: Path) -> "TrainedRun":
         """Return another model of this experiment, opened once, after ``check_beside``."""
         if path not in self.beside:
-            other = TrainedRun.open(path)
+            other = TrainedRun.open(path, place=self.place, cache_gb=self.cache_gb)
             self.check_beside(other)
             self.beside[path] = other
         return self.beside[path]
@@ -136,12 +196,12 @@ class TrainedRun:
     def check_beside(self, other: "TrainedRun") -> None:
         """Raise ValueError unless another model was trained as this one, but for what makes one of them a reference."""
 
-        def comparable(run: TrainedRun) -> dict:
+        def same(run: TrainedRun) -> dict:
             train = dataclasses.replace(run.config.train, early_stop=False)
-            config = dataclasses.replace(on_one_device(run.config), train_on="noisy", train=train)
+            config = dataclasses.replace(comparable(run.config), train_on="noisy", train=train)
             return config.to_dict() | {"noise.csv": run.noise_sha256, "images": run.manifest.data_fingerprint}
 
-        own, theirs = comparable(self), comparable(other)
+        own, theirs = same(self), same(other)
         if own != theirs:
             raise ValueError(
                 f"{other.path} cannot be compared with {self.path}: {difference(own, theirs)}; train it again with the "
@@ -160,7 +220,7 @@ class TrainedRun:
         def announce(lines: list[str]) -> None:
             print("\n".join(lines if self.verbose else [f"{lines[0]} {lines[-1].strip()}"]), flush=True)
 
-        return CurvatureCache(self.path / "factors", announce)
+        return CurvatureCache(self.path / "factors", announce, self.cache_gb)
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -178,23 +238,71 @@ class TrainedRun:
 
     def share_known(self, edit_id: str = BASE) -> float:
         """Return the share of the wrong labels that an edit knew; the run's own for what was told of none."""
-        told = None if edit_id == BASE else read_edit_json(self.path / "edits" / edit_id).get("known")
+        told = None if edit_id == BASE else self.edit(edit_id).get("known")
         return told["share"] if told else self.known
 
     def edited(self) -> list[str]:
         """Return the ids of the edits that the folder holds."""
-        return sorted(p.parent.name for p in self.path.glob("edits/*/edit.json"))
+        names = (path.parent.name for path in self.path.glob(f"edits/*/{EDIT_FILE}"))
+        return sorted(name for name in names if not name.startswith("."))
+
+    def edit_folder(self, edit_id: str) -> Path:
+        """Return where an edit lies.
+
+        Raises:
+            ValueError: the id is no name.
+        """
+        return self.path / "edits" / check_name(f"an edit in {self.path / 'edits'}", edit_id)
+
+    def edit(self, edit_id: str) -> dict:
+        """Return what the ``edit.json`` of an edit holds, checked with its weights.
+
+        Raises:
+            Damaged: it is malformed, or something in it was changed.
+            ValueError: there is no such edit, or it is of another run.
+        """
+        folder = self.edit_folder(edit_id)
+        content = read_edit_json(folder)
+        cls = edits().get(content["name"])
+        to = content["options"].get("to")
+        gone = to in REFERENCES and not RunFolder(self.beside_path(to)).is_trained
+        if cls is None or gone:  # of a package that is not installed here, or to a model that is gone
+            return content
+        added = {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("added")}
+        options = {k: v for k, v in content["options"].items() if k not in added or v != added[k]}
+        told = content.get("known")
+        if content["inputs"] != self.edit_inputs(content["name"], options, told and told["share"]):
+            raise ValueError(
+                f"{folder} is no edit of this run: it was made of other weights or labels, or its options were "
+                f"changed; move it away, or make it again with --id {edit_id} --force"
+            )
+        return content
+
+    def edit_inputs(self, name: str, options: Mapping, share: float | None) -> str:
+        """Return what tells an edit of this run from those with other options, weights, labels or known examples.
+
+        Args:
+            name: registered name.
+            options: as ``identity`` has them.
+            share: of the wrong labels that it knows; None if it has no forget set.
+        """
+        inputs = {"name": name, "options": dict(options), "weights": self.weights_sha256, "noise": self.noise_sha256}
+        if share:
+            inputs["known"] = self.known_noisy(share).nonzero()[:, 0].tolist()
+        if (to := options.get("to")) in REFERENCES:  # an earlier checkpoint of the same training
+            inputs["to"] = self.reference(to).weights_sha256
+        return digest(inputs)
 
     def weights_digest(self, edit_id: str) -> str:
         """Return what tells the weights of the base model or an edit from all others."""
         if edit_id == BASE:
             return self.weights_sha256
-        content = read_edit_json(self.path / "edits" / edit_id)
+        content = self.edit(edit_id)
         return content["weights_sha256"] or content["inputs"]
 
     def has_weights(self, edit_id: str) -> bool:
         """Tell whether the weights of the base model or an edit are at hand."""
-        stored = self.path / "edits" / edit_id / "model.safetensors"
+        stored = self.edit_folder(edit_id) / "model.safetensors"
         return edit_id == BASE or edit_id in self.latest or stored.is_file()
 
     def model_of(self, edit_id: str = BASE) -> nn.Module:
@@ -208,8 +316,7 @@ class TrainedRun:
         if edit_id in self.latest:
             _, made = self.latest[edit_id]
             return with_weights(self.model, made.result.state_dict).to(self.device)
-        folder = self.path / "edits" / edit_id
-        name = read_edit_json(folder)["name"]
+        folder, name = self.edit_folder(edit_id), self.edit(edit_id)["name"]
         if not self.has_weights(edit_id):
             raise ValueError(
                 f"{folder} holds no weights (save_weights was false); make them with "

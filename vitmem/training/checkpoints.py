@@ -1,6 +1,5 @@
 """Checkpoints that survive a kill at any moment: written under another name, renamed when whole, the last two kept."""
 
-import contextlib
 import os
 import pickle
 import struct
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vitmem.files import replacing
 
 LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
 PREVIOUS_CHECKPOINT = Path("checkpoints/previous.ckpt")
@@ -34,21 +35,16 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: Mapping, path: str | Path, storage_options: None = None) -> None:
         """Write a checkpoint; the one of that name becomes the previous one."""
         last = Path(path)
-        partial = last.with_suffix(".partial")
         try:
             last.parent.mkdir(exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())  # before the rename, so that a power cut leaves no empty file of that name
-            if self.last_is_good and last.exists():
-                os.replace(last, last.with_name(PREVIOUS_CHECKPOINT.name))
-            os.replace(partial, last)
+            with replacing(last) as own:
+                with own.open("wb") as file:
+                    torch.save(checkpoint, file)
+                if self.last_is_good and last.exists():
+                    os.replace(last, last.with_name(PREVIOUS_CHECKPOINT.name))
             self.last_is_good, self.error = True, None
         except (OSError, RuntimeError) as error:  # torch's writer turns the first into the second
             self.error = error
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 STRATEGIES = ("auto", "ddp", "fsdp")
+MOST_DEVICES = 4096  # of a machine; Lightning lists them one by one
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class TrainerConfig:
     tf32: bool = False
 
     def __post_init__(self):
-        if self.devices != "auto" and not (isinstance(self.devices, int) and self.devices >= 1):
-            raise ValueError(f"trainer.devices is {self.devices}; it must be at least 1, or auto")
+        if self.devices != "auto" and not (isinstance(self.devices, int) and 1 <= self.devices <= MOST_DEVICES):
+            raise ValueError(f"trainer.devices is {self.devices}; it must be in 1 to {MOST_DEVICES}, or auto")
         for option in ("num_nodes", "accumulate"):
             if getattr(self, option) < 1:
                 raise ValueError(f"trainer.{option} is {getattr(self, option)}; it must be at least 1")

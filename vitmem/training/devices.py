@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import lightning as L
 import torch
@@ -60,11 +60,15 @@ def check(trainer: TrainerConfig, batch_size: int) -> L.Trainer:
         raise ValueError(
             f"trainer.num_nodes is {trainer.num_nodes}; start the command on every node, by srun or torchrun"
         )
-    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else engine.world_size
+    launcher, count = ("torchrun", "WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else ("srun", "SLURM_NTASKS")
+    started = int(os.environ.get(count, engine.world_size))
     if started != engine.world_size:
         raise ValueError(
-            f"torchrun started {started} processes, but trainer.devices x trainer.num_nodes is {engine.world_size}"
+            f"{launcher} started {started} processes, but trainer.devices x trainer.num_nodes is {engine.world_size}"
         )
+    if trainer.compile:
+        with compiling():
+            _find_compiler(engine.strategy.root_device)
     return engine
 
 
@@ -77,7 +81,40 @@ def join(trainer: TrainerConfig, batch_size: int) -> None:
     engine = check(trainer, batch_size)
     environment = getattr(engine.strategy, "cluster_environment", None)
     if engine.world_size > 1 and not isinstance(environment, LightningEnvironment):
-        engine.strategy.setup_environment()
+        try:
+            engine.strategy.setup_environment()
+        except RuntimeError as error:
+            raise ValueError(
+                f"the {engine.world_size} processes did not meet ({' '.join(str(error).split())[:200]}); see that each "
+                "node started its own, and that they reach each other"
+            ) from error
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Say in one line what torch.compile cannot do on this machine.
+
+    Raises:
+        ValueError: it failed.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        yield
+    except (TorchDynamoException, InvalidCxxCompiler) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"trainer.compile cannot be used here: {why}; install a C++ compiler such as g++, or leave it out"
+        ) from error
+
+
+def _find_compiler(device: torch.device) -> None:
+    """Raise an error of torch.compile if there is no compiler of C++, which it needs on a CPU."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    if device.type == "cpu":
+        get_cpp_compiler()
 
 
 def sharded() -> Strategy:
@@ -105,7 +142,8 @@ def prepared(model: nn.Module, trainer: TrainerConfig) -> Iterator[None]:
             model.set_grad_checkpointing(True)
         if trainer.compile:
             model.compile()  # in place: parameters keep their names
-        yield
+        with compiling() if trainer.compile else nullcontext():
+            yield
     finally:
         torch.set_float32_matmul_precision(products)
         if trainer.grad_checkpointing:

@@ -111,13 +111,13 @@ def fit(
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
         engine = _engine(train, trainer, io, [*bar, *callbacks, *best, *average, keeper], folder)
         share_of_data = Share(engine.global_rank, engine.world_size, trainer.accumulate)
-        with keeper.listening(), prepared(model, trainer), sharing(data, share_of_data):
+        with keeper.listening(engine), prepared(model, trainer), sharing(data, share_of_data):
             engine.fit(module, datamodule=Served(data), ckpt_path=start, weights_only=True)
     _, number = keeper.signals()
     if number:  # in the last epoch
         keeper.leave(engine, number)
     if is_main():
-        keeper.write_metrics(module.history)
+        keeper.finish(module.history)
     if best:
         model.load_state_dict(best[0].weights)
     module.tied.fold()

@@ -19,9 +19,9 @@ from vitmem.distributed import agreed, all_sum, is_main
 from vitmem.files import write_atomically
 from vitmem.training.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO
 from vitmem.training.errors import Interrupted, StateLost
+from vitmem.training.watch import SIGNALS, Watch
 
 ACCURACIES = ("memorized_accuracy", "ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM))  # the last warns a Slurm job
 
 
 class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the module's own hooks
@@ -41,9 +41,10 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
         self.saved_at = self.printed_at = time.monotonic()
         self.saved_step: int | None = None
         self.stop_signal = 0
+        self.watch = Watch()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, trainer: L.Trainer) -> Iterator[None]:
         """Listen for the signals to end, then give them back; only the main thread may."""
         try:
             previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
@@ -51,7 +52,8 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
             yield
             return
         try:
-            yield
+            with self.watch.over(trainer):
+                yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -72,7 +74,9 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
 
     def save(self, trainer: L.Trainer) -> None:
         """Write a checkpoint; where that cannot be done, say so and try again another time."""
+        self.watch.sign(saving=True)
         trainer.save_checkpoint(self.folder / LAST_CHECKPOINT)  # in all processes: each has a part of the state
+        self.watch.sign()
         self.saved_at = time.monotonic()
         if self.io.error is None:
             self.saved_step = trainer.global_step
@@ -112,6 +116,7 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Save when the time has come, or when told to end; the last step of an epoch leaves it to the epoch."""
+        self.watch.sign()
         if (batch_idx + 1) % trainer.accumulate_grad_batches or batch_idx + 1 == trainer.num_training_batches:
             return
         due, number = self.signals()
@@ -119,6 +124,10 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
             self.stop(trainer, number)
         if due:
             self.save(trainer)
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Show that the evaluation goes on."""
+        self.watch.sign()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the metrics so far, and a checkpoint when the time has come."""
@@ -137,6 +146,20 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
             self.save(trainer)
         if number and done < epochs:
             self.stop(trainer, number)
+
+    def finish(self, history: list[dict]) -> None:
+        """Write ``metrics.csv`` once more, at the end.
+
+        Raises:
+            StateLost: it cannot be written.
+        """
+        try:
+            self.write_metrics(history)
+        except OSError as error:
+            raise StateLost(
+                f"{self.folder / 'metrics.csv'} cannot be written ({error.strerror}); make room or make the folder "
+                "writable: the same command goes on from the last checkpoint"
+            ) from error
 
     def write_metrics(self, history: list[dict]) -> None:
         """Write ``metrics.csv``."""

@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 from vitmem.datamodules.batch import Batch, Share, keyed_seed
 from vitmem.distributed import all_sum, is_main, share
 from vitmem.models.build import is_decayed
+from vitmem.models.finite import answers
 from vitmem.models.layers import select_layers
 from vitmem.training.config import TrainConfig
 from vitmem.training.devices import clean_name
@@ -125,7 +126,7 @@ class MemorisationModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Count correct answers; loader 0 holds all training examples, loader 1 the validation examples."""
-        predicted = self.model(batch.image).argmax(1)
+        predicted = answers(self.model(batch.image))
         everyone, noisy = torch.ones_like(batch.is_noisy), batch.is_noisy
         for name, chosen, label in (
             [("validation_accuracy", everyone, batch.true_label)]

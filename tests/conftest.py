@@ -8,6 +8,7 @@ from cases import QUICK
 from edited_runs import Explode, Reader
 
 from vitmem.cli import main
+from vitmem.datamodules.digits import Digits
 from vitmem.editing import edits
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
@@ -41,6 +42,19 @@ def finished(tmp_path_factory):
 def run_folder(finished, tmp_path):
     """A copy of the finished run that a test may damage."""
     return shutil.copytree(finished, tmp_path / "tiny" / "seed0")
+
+
+@pytest.fixture
+def other_digits(monkeypatch):
+    """Return a function after which the digits at hand are others: one pixel differs."""
+    original = Digits.load
+
+    def other(self):
+        data = original(self)
+        data.train_image[0, 0, 0, 0] = 0.5
+        return data
+
+    return lambda: monkeypatch.setattr(Digits, "load", other)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from labels import LABELS, cifar
-from planted import Harm
 
 from vitmem.datamodules import label_files
 from vitmem.datamodules.given import Human
@@ -43,6 +42,18 @@ def test_human_labels_from_pt(tmp_path, how):
     assert human.rate == human.realised_rate == 0.25
     assert human.header()["column"] == "worse"
     assert Human(file=str(tmp_path / "labels.pt"), column="random2").manifest(cifar()).realised_rate == 0
+
+
+class Harm:
+    """Runs a command when an unwary program unpickles it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.path}",)
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", 2, 4, 5])

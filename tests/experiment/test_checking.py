@@ -107,17 +107,8 @@ def test_an_unfinished_run_is_not_wrong_and_one_in_use_is_told(cli, run_folder):
     assert "is in use by" in printed
 
 
-def test_other_data_are_found_where_they_are_asked_for(cli, run_folder, monkeypatch):
-    from vitmem.datamodules.digits import Digits
-
-    original = Digits.load
-
-    def other(self):
-        data = original(self)
-        data.train_image[0, 0, 0, 0] = 0.5
-        return data
-
-    monkeypatch.setattr(Digits, "load", other)
+def test_other_data_are_found_where_they_are_asked_for(cli, run_folder, other_digits):
+    other_digits()
     assert cli("check", run_folder)[0] == 0
     code, printed, _ = cli("check", run_folder, "--data")
     assert code == 1

@@ -66,10 +66,8 @@ def test_a_run_killed_before_its_weights_were_written_is_finished(cli, run_folde
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_other_data_are_refused_before_going_on(cli, tmp_path, monkeypatch, finished):
+def test_other_data_are_refused_before_going_on(cli, tmp_path, other_digits, finished):
     """The images were replaced under the same name: neither is the run trained already, nor may it go on."""
-    from vitmem.datamodules.digits import Digits
-
     arguments = ("train", f"--out={tmp_path}", *QUICK)
     assert cli(*arguments)[0] == 0
     run = tmp_path / "default" / "seed0"
@@ -78,14 +76,7 @@ def test_other_data_are_refused_before_going_on(cli, tmp_path, monkeypatch, fini
         for name in ("model.safetensors", "model.json", "metrics.csv"):
             del provenance["sha256"][name]
         (run / "provenance.json").write_text(json.dumps(provenance))
-    original = Digits.load
-
-    def other(self):
-        data = original(self)
-        data.train_image[0, 0, 0, 0] = 0.5
-        return data
-
-    monkeypatch.setattr(Digits, "load", other)
+    other_digits()
     before = sorted((str(p), p.stat().st_mtime_ns) for p in run.rglob("*"))
     code, _, errors = cli(*arguments)
     assert (code, errors.count("\n")) == (2, 1)

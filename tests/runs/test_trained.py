@@ -110,17 +110,8 @@ def test_edited_weights_that_were_changed_are_refused(cli, run_folder):
     assert "was changed or damaged" in errors
 
 
-def test_other_data_than_the_manifests_are_refused(run_folder, monkeypatch):
-    from vitmem.datamodules.digits import Digits
-
-    original = Digits.load
-
-    def other(self):
-        data = original(self)
-        data.train_image[0, 0, 0, 0] = 0.5
-        return data
-
-    monkeypatch.setattr(Digits, "load", other)
+def test_other_data_than_the_manifests_are_refused(run_folder, other_digits):
+    other_digits()
     with pytest.raises(ValueError, match="not those that .* was trained on .*data_fingerprint"):
         _ = TrainedRun.open(run_folder).data
 

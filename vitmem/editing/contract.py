@@ -3,6 +3,7 @@
 An edit is a frozen dataclass of options with ``apply(model, data, generator) -> EditResult``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
@@ -92,8 +93,10 @@ def added(default: object) -> object:
 
 def identity(edit: Edit) -> dict:
     """Return the options that tell an edit from others: all but added ones at their default."""
-    return {
-        f.name: value
-        for f in fields(edit)
-        if (value := getattr(edit, f.name)) != f.default or not f.metadata.get("added")
-    }
+    return identifying(type(edit), {f.name: getattr(edit, f.name) for f in fields(edit)})
+
+
+def identifying(cls: type[Edit], options: Mapping) -> dict:
+    """Return those of an edit's options that ``identity`` keeps; options that the edit does not have stay."""
+    added = {f.name: f.default for f in fields(cls) if f.metadata.get("added")}
+    return {name: value for name, value in options.items() if name not in added or value != added[name]}

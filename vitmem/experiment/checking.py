@@ -3,7 +3,6 @@
 Nothing is written, and nothing is measured.
 """
 
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,17 +13,18 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from vitmem.attacks.shadows import Shadow
+from vitmem.curvature.kept import digest_file, is_intact
 from vitmem.experiment.results import check_seed, open_measured
 from vitmem.experiment.tuning import read_trials
 from vitmem.figures.tables import read_spectra
-from vitmem.files import file_digest, load_json
+from vitmem.files import load_json
 from vitmem.models.weights import load_model, read_description
 from vitmem.runs.attack import stored_attack
 from vitmem.runs.contents import ATTACK, MEASURED
 from vitmem.runs.evaluate import MEASUREMENT, evaluation_inputs, examples
 from vitmem.runs.folder import EDIT_FILE, RunFolder, in_use
 from vitmem.runs.named import read_edit
-from vitmem.runs.trained import BASE, REFERENCES, TrainedRun, saved_config, saved_manifest
+from vitmem.runs.trained import BASE, REFERENCES, TrainedRun, path_beside, saved_config, saved_manifest
 
 LEFT = ("**/*.partial", "**/*.work")  # what a command that was killed leaves
 
@@ -128,7 +128,7 @@ def _check_model(model: nn.Module) -> None:
 
 def _references(run: TrainedRun) -> Iterator[str]:
     for kind in REFERENCES:
-        beside = run.path.with_name(f"{run.path.name}-{kind}")
+        beside = path_beside(run.path, kind)
         if run.kind == BASE and (beside / "model.safetensors").exists():
             yield from _raised(lambda beside=beside: run.check_beside(TrainedRun.open(beside)))
 
@@ -187,8 +187,7 @@ def _check_attack(run: TrainedRun, file: Path, edit_id: str) -> None:
 
 
 def _check_factors(file: Path) -> None:
-    sealed = file.with_name(f"{file.name}.sha256")
-    if sealed.exists() and sealed.read_text().strip() != file_digest(file):
+    if digest_file(file).exists() and not is_intact(file):
         raise ValueError(f"{file} was changed or damaged after it was written")
     try:
         with safe_open(file, framework="pt") as sums:
@@ -203,7 +202,7 @@ def _check_factors(file: Path) -> None:
 def _check_shadow(file: Path) -> None:
     try:
         kept = Shadow.load(file)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     if not np.isfinite(kept.phi).all():
         raise ValueError(f"{file} holds confidences that are not finite")

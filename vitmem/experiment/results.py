@@ -14,7 +14,7 @@ from vitmem.models.weights import read_description
 from vitmem.runs.contents import MEASURED
 from vitmem.runs.evaluate import MEASUREMENT, evaluate, evaluation_folder, status_of, stored, stored_edit
 from vitmem.runs.folder import RunFolder, held
-from vitmem.runs.trained import BASE, REFERENCES, TrainedRun, saved_config
+from vitmem.runs.trained import BASE, REFERENCES, TrainedRun, path_beside, saved_config
 
 PLAN = "plan.yaml"  # copy of the experiment file, beside its results
 _SEED = re.compile(r"seed(\d+)")
@@ -54,8 +54,7 @@ def references_beside(run: TrainedRun) -> dict[str, TrainedRun]:
 
 def folders_beside(path: Path) -> dict[str, Path]:
     """Return the folders of reference models, finished or not, beside a base model's."""
-    path = path.resolve()
-    beside = {kind: path.with_name(f"{path.name}-{kind}") for kind in REFERENCES}
+    beside = {kind: path_beside(path, kind) for kind in REFERENCES}
     return {kind: folder for kind, folder in beside.items() if folder.is_dir()}
 
 

@@ -15,6 +15,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import NoiseManifest
 from vitmem.editing import edits
 from vitmem.editing.attempt import Attempt
+from vitmem.editing.contract import identifying
 from vitmem.editing.known import known_noisy
 from vitmem.files import Damaged, check_name, digest
 from vitmem.models.build import with_weights
@@ -27,6 +28,12 @@ from vitmem.runs.start import make_data, pretrained_sha256, start_model
 BASE = "base"
 _SECTIONS = ("seed", "train_on", "data", "noise", "model", "train")  # that every config.yaml has
 REFERENCES = ("clean", "retrain", "early_stop")  # models beside a base model, in folders named after it
+
+
+def path_beside(path: Path, kind: str) -> Path:
+    """Return where the reference model of that kind lies, beside the base model in a folder."""
+    path = path.resolve()
+    return path.with_name(f"{path.name}-{kind}")
 
 
 def saved_config(path: Path) -> RunConfig:
@@ -170,12 +177,7 @@ class TrainedRun:
         Raises:
             ValueError: there is none, it is not finished, or it was not trained as this one.
         """
-        return self.opened(self.beside_path(kind))
-
-    def beside_path(self, kind: str) -> Path:
-        """Return where the reference model of that kind lies."""
-        path = self.path.resolve()
-        return path.with_name(f"{path.name}-{kind}")
+        return self.opened(path_beside(self.path, kind))
 
     def opened(self, path: Path) -> "TrainedRun":
         """Return another model of this experiment, opened once, after ``check_beside``."""
@@ -265,11 +267,10 @@ class TrainedRun:
         content = read_edit_json(folder)
         cls = edits().get(content["name"])
         to = content["options"].get("to")
-        gone = to in REFERENCES and not RunFolder(self.beside_path(to)).is_trained
+        gone = to in REFERENCES and not RunFolder(path_beside(self.path, to)).is_trained
         if cls is None or gone:  # of a package that is not installed here, or to a model that is gone
             return content
-        added = {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("added")}
-        options = {k: v for k, v in content["options"].items() if k not in added or v != added[k]}
+        options = identifying(cls, content["options"])
         told = content.get("known")
         if content["inputs"] != self.edit_inputs(content["name"], options, told and told["share"]):
             raise ValueError(

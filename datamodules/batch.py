@@ -10,9 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+TRAIN, VALIDATION, TEST, TRIGGERED = range(4)  # splits of what is evaluated
+
 
 class Batch(NamedTuple):
-    """What every loader yields. ``is_noisy`` means given != true; ``index`` is the example's id in its split."""
+    """What every loader yields; ``index`` is the example's id in its split.
+
+    ``is_noisy`` means that the given label is known to be wrong: given != true, and true is not -1 (unknown).
+    """
 
     image: Tensor  # B C H W, float32, normalised
     given_label: Tensor  # B, int64
@@ -20,6 +25,17 @@ class Batch(NamedTuple):
     is_noisy: Tensor  # B, bool
     index: Tensor  # B, int64
     target: Tensor | None = None  # B K, soft targets in place of the given labels; only where training mixes images
+    chosen: Tensor | None = None  # B, bool, the forget set, where it was chosen; else it is the wrong labels
+
+    @property
+    def to_forget(self) -> Tensor:
+        """B, bool: as ``Examples.to_forget``."""
+        return self.is_noisy if self.chosen is None else self.chosen
+
+    @property
+    def to_retain(self) -> Tensor:
+        """B, bool: as ``Examples.to_retain``."""
+        return self.given_label == self.true_label if self.chosen is None else ~self.chosen
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return the batch with every field that is there changed."""
@@ -33,35 +49,60 @@ class Examples:
     Args:
         image: N C H W, uint8 in [0, 255] or float in [0, 1]; or ``StreamedImages``.
         given_label: N, the labels that training sees.
-        true_label: N, the labels that are right.
+        true_label: N, the labels that are right; -1 where that is unknown.
         index: N, stable ids in the split.
+        chosen: N, bool, the forget set, where it was chosen whatever the labels; None: the wrong labels.
     """
 
     image: Tensor
     given_label: Tensor
     true_label: Tensor
     index: Tensor
+    chosen: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def is_noisy(self) -> Tensor:
-        """N, bool: the given label is wrong."""
-        return self.given_label != self.true_label
+        """N, bool: the given label is known to be wrong."""
+        return (self.given_label != self.true_label) & (self.true_label >= 0)
+
+    @property
+    def to_forget(self) -> Tensor:
+        """N, bool: what edits are to remove, and ``retrain`` never sees: the chosen examples, or the wrong labels."""
+        return self.is_noisy if self.chosen is None else self.chosen
+
+    @property
+    def to_retain(self) -> Tensor:
+        """N, bool: what edits are to keep: the examples that were not chosen, or whose labels are known to be right."""
+        return self.given_label == self.true_label if self.chosen is None else ~self.chosen
+
+    @property
+    def truth_known(self) -> bool:
+        """A true label is known, or a forget set was chosen; else nobody knows what is to be forgotten."""
+        return self.chosen is not None or bool((self.true_label >= 0).any())
+
+    @property
+    def remembered(self) -> Tensor:
+        """N, bool: where memory is measured: what is to be forgotten; everything where nobody knows what that is."""
+        return self.to_forget if self.truth_known else torch.ones_like(self.to_forget)
 
     def subset(self, selection: Tensor) -> "Examples":
         """Return the selected examples (a mask or positions); indices stay those of the split."""
         image = self.image[selection] if isinstance(self.image, Tensor) else self.image.subset(selection)
-        return Examples(image, self.given_label[selection], self.true_label[selection], self.index[selection])
+        labels = (self.given_label, self.true_label, self.index, self.chosen)
+        return Examples(image, *(None if column is None else column[selection] for column in labels))
 
     @staticmethod
     def concatenate(parts: Sequence["Examples"]) -> "Examples":
         """Return the examples of several parts of one data set, one after the other; streamed images stay so."""
         images = [part.image for part in parts]
         image = torch.cat(images) if isinstance(images[0], Tensor) else images[0].concatenate(images)
-        labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("given_label", "true_label", "index"))
-        return Examples(image, *labels)
+        labels = [torch.cat([getattr(part, name) for part in parts]) for name in ("given_label", "true_label", "index")]
+        chose = any(part.chosen is not None for part in parts)
+        chosen = torch.cat([part.to_forget for part in parts]) if chose else None
+        return Examples(image, *labels, chosen)
 
 
 @dataclass(frozen=True)
@@ -142,8 +183,8 @@ class InMemoryLoader:
         self.examples, self.batch_size, self.shuffle, self.seed = examples, batch_size, shuffle, seed
         self.augment, self.drop_last, self.device, self.share = augment, drop_last, torch.device(device), share
         self.mean, self.std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (mean, std))
-        labels = (examples.given_label, examples.true_label, examples.is_noisy, examples.index)
-        self._labels = [column.to(device) for column in labels]
+        labels = (examples.given_label, examples.true_label, examples.is_noisy, examples.index, examples.chosen)
+        self._labels = [None if column is None else column.to(device) for column in labels]
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
         self.epoch = 0
         self._served = 0  # batches of this epoch handed out so far
@@ -206,13 +247,14 @@ class InMemoryLoader:
     def batch(self, position: Tensor, number: int = 0) -> Batch:
         """Return the examples at the given positions as one batch."""
         image, target = self.images(position), None
-        given, true, is_noisy, index = (column[position.to(self.device)] for column in self._labels)
+        place = position.to(self.device)
+        given, true, is_noisy, index, chosen = (None if c is None else c[place] for c in self._labels)
         if self.augment is None:
             image = self.normalise(image)
         else:
             seed = keyed_seed(self.seed, self.epoch, number, 1)
             image, target = self.augment(image, given, self.normalise, seed)
-        return Batch(image, given, true, is_noisy, index, target)
+        return Batch(image, given, true, is_noisy, index, target, chosen)
 
     def normalise(self, image_BCHW: Tensor) -> Tensor:
         """Return raw images with this loader's mean and standard deviation taken out."""

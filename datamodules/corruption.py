@@ -3,17 +3,34 @@
 Legend: N training examples, K classes, D pixel values of an image.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
+from vitmem.datamodules.batch import Examples
 from vitmem.datamodules.class_names import CIFAR10, CIFAR100, CIFAR100_SUPERCLASSES
-from vitmem.datamodules.manifest import NoiseManifest
+from vitmem.datamodules.manifest import TEST_FINGERPRINT, NoiseManifest
 from vitmem.datamodules.sources import ImageData
 
 _CHUNK = 2**24  # pixel values that are handled at once
+
+
+class Labels(NamedTuple):
+    """What a noise kind makes of the training labels.
+
+    Attributes:
+        given: N, int64, the labels that training is given.
+        details: what the kind has to report; JSON types.
+        true: N, int64, -1 where the truth is unknown; None: the data's labels.
+        chosen: N, bool, the forget set, where it was chosen whatever the labels; None: the wrong labels.
+    """
+
+    given: np.ndarray
+    details: dict
+    true: np.ndarray | None = None
+    chosen: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,7 @@ class Noise:
 
     kind: ClassVar[str]
     has_rate: ClassVar[bool] = True  # False: the labels come from elsewhere, and ``rate`` has no effect
+    needs_truth: ClassVar[bool] = True  # False: the data need not say which labels are right
 
     rate: float = 0.1
     seed: int = 0
@@ -56,14 +74,39 @@ class Noise:
         """
         if data.num_classes < 2:
             raise ValueError(f"label noise needs at least 2 classes; the data set has {data.num_classes}")
-        given, details = self.given_labels(data)
-        true = data.train_label.numpy()
+        if self.needs_truth and (data.train_label < 0).any():
+            raise ValueError(
+                f"noise.kind {self.kind} starts from the right labels, and the data do not say them: the images of "
+                "train/ are in no class folders; use noise.kind file with a file of labels"
+            )
+        given, details, true, chosen = self.labels(data)
+        true = data.train_label.numpy() if true is None else true
+        if chosen is not None and not chosen.any():
+            raise ValueError(f"the forget set of noise.kind {self.kind} is empty; name at least one training example")
         if self.repeats > 1:
             details["repeats"] = self.repeats
+        if self.canaries and chosen is not None:
+            raise ValueError(f"noise.canaries is {self.canaries}, but the forget set is another; set it to 0")
         if self.canaries:
             details["num_canaries"], details["canaries"] = self.canaries, self._plant(given, true, data.num_classes)
-        rate = self.rate if self.has_rate else float((given != true).mean())
-        return NoiseManifest(true, given, data.num_classes, self.kind, rate, self.seed, data.fingerprint, details)
+        if data.has_test:
+            details[TEST_FINGERPRINT] = data.test_fingerprint
+        made = NoiseManifest(
+            true, given, data.num_classes, self.kind, 0.0, self.seed, data.fingerprint, details, chosen, data.train_name
+        )
+        return replace(made, rate=self.rate if self.has_rate else made.realised_rate)
+
+    def labels(self, data: ImageData) -> Labels:
+        """Return all that a kind says of the labels; by default the given ones, of which the data's are the truth."""
+        return Labels(*self.given_labels(data))
+
+    def altered(self, data: ImageData, manifest: NoiseManifest) -> ImageData:
+        """Return the data as training sees them, where a kind changes images, too; by default as they are."""
+        return data
+
+    def triggered(self, validation: Examples, data: ImageData) -> Examples | None:
+        """Return validation images with a trigger in them, labelled as it asks for; None for kinds that have none."""
+        return None
 
     def given_labels(self, data: ImageData) -> tuple[np.ndarray, dict]:
         """Return N labels, int64, and what the kind has to report; by default the selected labels are corrupted."""
@@ -176,6 +219,11 @@ class Instance(Noise):
 
     kind = "instance"
     logit_scale: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.logit_scale >= 0:
+            raise ValueError(f"noise.logit_scale is {self.logit_scale}; it must not be negative")
 
     def given_labels(self, data):
         """Draw flip probabilities, then targets class by class."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from vitmem.datamodules.digits import stratified
 from vitmem.datamodules.images import VERSION, decode, native_size
 from vitmem.datamodules.sources import DataSet, ImageData
 from vitmem.datamodules.streaming import relative, streamed
-from vitmem.datamodules.tree import SUFFIXES, Tree, by_form, class_folders, composed
+from vitmem.datamodules.tree import SUFFIXES, Tree, by_form, class_folders, composed, flat_images, has_classes
 
 VALIDATION_FOLDERS = ("val", "validation", "test")
+UNLABELLED = ""  # stands for the class of images that lie in no class folder
 _SPLIT_SEED = 0
 _MOST_WORKERS, _MOST_PIXELS = 2**10, 2**14
 
@@ -28,13 +30,16 @@ Split = Mapping[str, Sequence[str]]  # class name -> paths of its images, sorted
 class ImageFolder(DataSet):
     """Images in folders by class: ROOT/train/CLASS/* and ROOT/val, validation or test.
 
+    Beside val/ or validation/, test/ is a third split, for reporting alone. Images may lie in train/ itself, in no
+    class folder: then a file says their labels (noise.kind file), and the validation folder what classes there are.
+
     Args:
         root: folder that holds train/ and val/, validation/ or test/ (the first of these that is there).
         size: side in pixels, by resizing the short side and cutting the centre out; None: as they are, all of one size.
         classes: names of the classes to use, or a text file of names, one a line; None: all. Labels follow the sorted
             names.
         per_class: at most so many training images of each class, the first by file name; None: all.
-        per_class_validation: likewise for validation.
+        per_class_validation: likewise for validation, and for test.
         skip_per_class: leave out the first so many training images of each class, before per_class counts: a second
             data set of the same folder that shares no training image with the first.
         grey: one channel instead of three.
@@ -44,6 +49,7 @@ class ImageFolder(DataSet):
         streaming: decode images whenever they are needed, instead of once; None: only above max_gb. The pixels are the
             same, except with augment.crop.
         workers: processes that decode streamed images ahead of training; None: one a core, at most 32.
+        interpolation: of resizing, where size is given.
     """
 
     root: str = "data"
@@ -58,6 +64,7 @@ class ImageFolder(DataSet):
     max_gb: float = 16.0
     streaming: bool | None = None
     workers: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self):
         if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
@@ -91,11 +98,13 @@ class ImageFolder(DataSet):
         width, height = (self.size,) * 2 if self.size else native_size(files["train"])
         read = self._streamed if self._streams(sum(map(len, files.values())), width, height) else self._decoded
         cache = Path(self.cache).expanduser() if self.cache else root / CACHE_FOLDER
-        columns = []
+        names, columns = tuple(splits["validation"]), {}
         for split, paths in files.items():
-            label = np.repeat(np.arange(len(splits[split])), [len(part) for part in splits[split].values()])
-            columns += [read(split, paths, root, cache, (width, height)), torch.from_numpy(label)]
-        return ImageData(*columns, tuple(splits["train"]), tuple(relative(files["train"], root)))
+            number = [names.index(name) if name != UNLABELLED else -1 for name in splits[split]]
+            label = np.repeat(np.array(number, np.int64), [len(part) for part in splits[split].values()])
+            columns[f"{split}_image"] = read(split, paths, root, cache, (width, height))
+            columns[f"{split}_label"] = torch.from_numpy(label)
+        return ImageData(**columns, class_names=names, train_name=tuple(relative(files["train"], root)))
 
     def _streams(self, number: int, width: int, height: int) -> bool:
         gigabytes = number * (1 if self.grey else 3) * height * width / 1e9
@@ -106,17 +115,21 @@ class ImageFolder(DataSet):
         return bool(self.streaming)
 
     def _streamed(self, split: str, paths: Sequence[str], root: Path, cache: Path, size: tuple[int, int]):
-        return streamed(paths, root, cache, size=size, resize=bool(self.size), grey=self.grey, workers=self.workers)
+        how = {"size": size, "resize": bool(self.size), "grey": self.grey, "workers": self.workers}
+        return streamed(paths, root, cache, **how, interpolation=self.interpolation)
 
     def _decoded(self, split: str, paths: Sequence[str], root: Path, cache: Path, size: tuple[int, int]):
         names = relative(paths, root)
         settings, files = {"size": self.size, "grey": self.grey}, dict(zip(names, paths, strict=True))
-        build = partial(decode, paths, names, self.size, self.grey)
+        settings |= {} if self.interpolation == "bilinear" else {"interpolation": self.interpolation}
+        build = partial(decode, paths, names, self.size, self.grey, self.interpolation)
         return torch.from_numpy(cached(cache, split, settings, files, build, VERSION))
 
     def splits(self, root: Path) -> dict[str, Split]:
-        """Return the chosen images of both splits by class, in the order of the labels."""
+        """Return the chosen images of all splits by class, in the order of the labels."""
         folder = root / "train"
+        if folder.is_dir() and (flat := flat_images(folder)) and not has_classes(folder):
+            return self._unlabelled(flat, root)
         names, tree = self.chosen(class_folders(folder), folder), Tree()
         train = {name: tree.images(folder / name)[self.skip_per_class :][: self.per_class] for name in names}
         if empty := [name for name, files in train.items() if not files]:
@@ -134,10 +147,46 @@ class ImageFolder(DataSet):
         validation = {
             name: files[: self.per_class_validation] for name, files in self.validation(folder, names, tree).items()
         }
+        if empty := [name for name, files in validation.items() if not files]:
+            _tell(tree, root)
+            raise ValueError(f"classes without an image in {folder}: {_some(empty)}; add some, or set data.classes")
+        test = self._test(root, names, tree) if folder.name != "test" else {}
         _tell(tree, root)
+        return {"train": train, "validation": validation, **test}
+
+    def _unlabelled(self, flat: Sequence[str], root: Path) -> dict[str, Split]:
+        """Return the splits where training images lie in no class folder, and validation says the classes."""
+        folder = next((root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()), None)
+        if folder is None:
+            raise ValueError(
+                f"{root / 'train'} has no class folders, and {root} no val/, validation/ or test/; add val/CLASS/, "
+                "whose images are labelled by their folders"
+            )
+        if self.per_class or self.skip_per_class or self.validation_share:
+            raise ValueError(
+                f"{root / 'train'} has no class folders, so data.per_class, skip_per_class and validation_share have "
+                "nothing to count; leave them out"
+            )
+        names, tree = self.chosen(class_folders(folder), folder), Tree()
+        validation = {name: tree.images(folder / name)[: self.per_class_validation] for name in names}
         if empty := [name for name, files in validation.items() if not files]:
             raise ValueError(f"classes without an image in {folder}: {_some(empty)}; add some, or set data.classes")
-        return {"train": train, "validation": validation}
+        test = self._test(root, names, tree) if folder.name != "test" else {}
+        _tell(tree, root)
+        return {"train": {UNLABELLED: flat}, "validation": validation, **test}
+
+    def _test(self, root: Path, names: Sequence[str], tree: Tree) -> dict[str, Split]:
+        """Return the split of the folder test/ by class; none where it is not there, or not of these classes."""
+        folder = root / "test"
+        if not folder.is_dir():
+            return {}
+        found = by_form(class_folders(folder), str(folder)) if has_classes(folder) else {}
+        own = {name: tree.images(folder / found[form]) for name in names if (form := composed(name)) in found}
+        if lacking := [name for name in names if not own.get(name)]:
+            print(f"{folder} is left out, since it has no images of {_some(lacking)}: all is reported on validation "
+                  "images", flush=True)  # fmt: skip
+            return {}
+        return {"test": {name: files[: self.per_class_validation] for name, files in own.items()}}
 
     def validation(self, folder: Path, names: Sequence[str], tree: Tree) -> Split:
         """Return the validation images of the named classes, which must be those of the folder if none is left out."""

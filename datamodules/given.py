@@ -6,15 +6,21 @@ from typing import Literal
 
 import numpy as np
 
-from vitmem.datamodules.corruption import Noise
+from vitmem.datamodules.corruption import Labels, Noise
 from vitmem.datamodules.label_files import integers, read_csv, read_pt
+from vitmem.datamodules.rows import class_numbers, positions
 from vitmem.datamodules.sources import ImageData
 from vitmem.datamodules.tree import composed
 
 
 @dataclass(frozen=True)
 class FileNoise(Noise):
-    """Labels from a CSV file with the columns index and label; examples that it leaves out keep their true labels.
+    """Labels of your own, from a CSV file with a header row.
+
+    Columns: ``path`` of the image (in the data's root, with or without ``train/``) or ``index`` of the example;
+    ``label``, the name or the number of a class; and, if you like, ``true_label`` (or ``true``), empty or -1 where it
+    is unknown, and ``forget``, 1 for the examples that edits are to remove whatever their labels, otherwise 0.
+    Examples that the file leaves out keep the data's labels, where these have some.
 
     Args:
         rate: without effect; the header reports the realised rate.
@@ -23,26 +29,51 @@ class FileNoise(Noise):
         repeats: how often each noisy example occurs in the training set.
         canaries: so many of the other training examples get a label drawn uniformly from all classes.
         file: the CSV file.
+        truth: where true labels come from: ``data`` (the class folders, or the data set), ``column`` (true_label of the
+            file) or ``unknown``. Unknown ones are -1: what needs them is left out of every table.
     """
 
     kind = "file"
     has_rate = False
+    needs_truth = False
     file: str = ""
+    truth: Literal["data", "column", "unknown"] = "data"
 
-    def given_labels(self, data):
-        """Put the file's labels in place."""
+    def labels(self, data):
+        """Put the file's labels in place, and say what is known of the right ones."""
         path = Path(self.file).expanduser()
-        columns = read_csv(path, ("index", "label"))
-        index, label = (integers(path, name, columns[name]) for name in ("index", "label"))
-        given = data.train_label.numpy().copy()
-        if len(index) and (index.min() < 0 or index.max() >= len(given)):
+        columns = read_csv(path, ("label",))
+        row = positions(path, columns, data)
+        true = data.train_label.numpy().copy()
+        given = true.copy()
+        given[row] = class_numbers(path, columns, "label", data)
+        if len(missing := np.flatnonzero(given < 0)):
+            which = data.train_name[missing[0]] if data.train_name else missing[0]
             raise ValueError(
-                f"{path}: index goes from {index.min()} to {index.max()}; allowed is 0 to {len(given) - 1}"
+                f"{path} lacks {len(missing)} of the {len(given)} training examples, such as {which}, and the data do "
+                "not say their labels"
             )
-        if len(set(index.tolist())) < len(index):
-            raise ValueError(f"{path}: an index comes twice; give each example one label")
-        given[index] = _in_range(path, "label", label, data.num_classes)
-        return given, {"file": path.name}
+        if self.truth == "unknown":
+            true[:] = -1
+        elif self.truth == "column":
+            name = next((name for name in ("true_label", "true") if name in columns), None)
+            if name is None:
+                raise ValueError(
+                    f"noise.truth is column, and {path} has the columns {', '.join(columns)}; true_label is missing"
+                )
+            true[row] = class_numbers(path, columns, name, data, unknown=True)
+        chosen = None
+        if "forget" in columns:
+            chosen = np.zeros(len(given), bool)
+            chosen[row] = _flags(path, columns["forget"])
+        return Labels(given, {"file": path.name}, true, chosen)
+
+
+def _flags(path: Path, cells: list[str]) -> np.ndarray:
+    flag = integers(path, "forget", cells)
+    if not np.isin(flag, (0, 1)).all():
+        raise ValueError(f"{path}: forget goes from {flag.min()} to {flag.max()}; allowed are 0 and 1")
+    return flag.astype(bool)
 
 
 @dataclass(frozen=True)

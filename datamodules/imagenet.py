@@ -34,6 +34,7 @@ class ImageNet(ImageFolder):
         streaming: decode images whenever they are needed, instead of once; None: only above max_gb. The pixels are the
             same, except with augment.crop.
         workers: processes that decode streamed images ahead of training; None: one a core, at most 32.
+        interpolation: of resizing.
         num_classes: the first so many classes; None: all.
     """
 

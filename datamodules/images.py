@@ -34,15 +34,25 @@ _PNG_EXIF = {"exif", "Raw profile type exif"}  # where Pillow puts it
 _SMALL = 64  # side in pixels up to which one thread is fastest: more of them wait for the interpreter (measured)
 
 
-def decode(items: Sequence[str | bytes], names: Sequence[str], size: int | None = None, grey: bool = False):
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def decode(
+    items: Sequence[str | bytes],
+    names: Sequence[str],
+    size: int | None = None,
+    grey: bool = False,
+    interpolation: str = "bilinear",
+):
     """Return decoded images.
 
     Args:
         items: N image files, or their contents.
         names: N names for messages.
-        size: side in pixels; the short side is resized to it (bilinear), the centre kept. None: as they are, set
+        size: side in pixels; the short side is resized to it, the centre kept. None: as they are, set
             upright where EXIF says how they were held, and all must then be of one size.
         grey: one channel instead of three.
+        interpolation: of resizing, one of ``FILTERS``.
 
     Returns:
         N C H W, uint8.
@@ -65,7 +75,9 @@ def decode(items: Sequence[str | bytes], names: Sequence[str], size: int | None 
         stop = min(start + _CHUNK, len(items))
         for number in range(start, stop):
             try:
-                image_NCHW[number] = read(items[number], (width, height), resize=bool(size), grey=grey)
+                image_NCHW[number] = read(
+                    items[number], (width, height), resize=bool(size), grey=grey, interpolation=interpolation
+                )
             except Exception as error:  # decoders fail in many ways; every failure is reported below
                 bad[number] = reason(error)
         return stop - start
@@ -154,6 +166,7 @@ def read(
     resize: bool,
     grey: bool,
     cut: Callable[[Image.Image], Image.Image] | None = None,
+    interpolation: str = "bilinear",
 ) -> np.ndarray:
     """Return one image, C H W; ``cut`` replaces resizing and cutting the centre out.
 
@@ -168,7 +181,7 @@ def read(
         if cut is not None:
             image = cut(image)
         elif resize:
-            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+            image = ImageOps.fit(image, size, FILTERS[interpolation])
         return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
 

@@ -11,13 +11,13 @@ import torch
 from vitmem.datamodules.sources import DataSet, ImageData
 from vitmem.files import mistaken
 
-# images, labels: of training; then of validation, the first pair that is there
+# images, labels: of training; then of validation, the first pair that is there; a further pair of test is a third split
 _TRAIN = (("train_images", "train_labels"), ("x_train", "y_train"))
+_TEST = (("test_images", "test_labels"), ("x_test", "y_test"))
 _VALIDATION = (
     ("val_images", "val_labels"),
     ("x_val", "y_val"),
-    ("test_images", "test_labels"),
-    ("x_test", "y_test"),
+    *_TEST,
 )
 _MAGIC = b"\x93NUMPY"
 _HEADERS = {b"\1\0": np.lib.format.read_array_header_1_0, b"\2\0": np.lib.format.read_array_header_2_0}
@@ -36,8 +36,12 @@ class Npz(DataSet):
     path: str = "data.npz"
     max_gb: float = 16.0
 
+    def __post_init__(self):
+        if self.max_gb < 0:
+            raise ValueError(f"data.max_gb is {self.max_gb}; it must not be negative")
+
     def load(self) -> ImageData:
-        """Return the training split, and validation (val, else test).
+        """Return the training split, validation (val, else test), and test where there are both.
 
         Raises:
             ValueError: the file is missing, holds pickles, lacks keys, or has arrays of other shapes or types.
@@ -54,6 +58,8 @@ class Npz(DataSet):
                     )
                 train = _split(archive, _TRAIN)
                 validation = _split(archive, _VALIDATION)
+                both = all(any(_has(archive, pair) for pair in keys) for keys in (_VALIDATION[:2], _TEST))
+                test = _split(archive, _TEST) if both else (None, None)
         except Exception as error:  # a damaged archive fails in many ways
             message = mistaken(path) or " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(f"{path} cannot be used: {message}") from error
@@ -70,7 +76,11 @@ class Npz(DataSet):
             raise ValueError(
                 f"{path} has no training image of classes {empty[:20]}{more}; labels must go from 0 to {classes - 1}"
             )
-        return ImageData(*train, *validation, tuple(str(k) for k in range(classes)))
+        return ImageData(*train, *validation, tuple(str(k) for k in range(classes)), (), *test)
+
+
+def _has(archive: zipfile.ZipFile, pair: tuple[str, str]) -> bool:
+    return set(pair) <= {name.removesuffix(".npy") for name in archive.namelist()}
 
 
 def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
@@ -93,9 +103,9 @@ def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
 
 def _split(archive: zipfile.ZipFile, keys: tuple[tuple[str, str], ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images N C H W and labels N of the first pair of keys that is there."""
-    names = [name.removesuffix(".npy") for name in archive.namelist()]
-    pair = next((pair for pair in keys if set(pair) <= set(names)), None)
+    pair = next((pair for pair in keys if _has(archive, pair)), None)
     if pair is None:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
         wanted = ", or ".join(" and ".join(pair) for pair in keys)
         raise ValueError(f"it has the keys {', '.join(names[:20]) or '(none)'}; expected {wanted}")
     image, label = (_array(archive, key) for key in pair)

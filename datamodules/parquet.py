@@ -60,6 +60,8 @@ def read(root: Path, split: str, layout: Layout) -> tuple[torch.Tensor, torch.Te
         label = np.concatenate(labels)
         if label.dtype.kind not in "iu":  # missing values make it floating
             raise ValueError(f"{files[0]}: the column {layout.label} is {label.dtype}; expected integers without gaps")
+        if len(label) and (least := int(label.astype(np.int64).min())) < 0:
+            raise ValueError(f"{files[0]}: labels go from {least}; expected class numbers from 0 upwards")
 
         def build() -> np.ndarray:
             column = {file: next(c for c in _IMAGE_COLUMNS if c in parquet.read_schema(file).names) for file in files}

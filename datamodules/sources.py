@@ -1,4 +1,4 @@
-"""What a data set must provide: two splits of images with true labels."""
+"""What a data set must provide: images with true labels, for training and for validation."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,11 +14,13 @@ class ImageData:
 
     Args:
         train_image: N C H W, uint8 in [0, 255] or float32 in [0, 1]; or ``StreamedImages``.
-        train_label: N, int64 in [0, K).
+        train_label: N, int64 in [0, K); -1 for all where the data do not say them, and a file of labels must.
         validation_image: M C H W, likewise.
         validation_label: M, likewise.
         class_names: K names.
         train_name: N names of the training examples, such as file names; empty where they have none.
+        test_image: T C H W, likewise: a third split, for reporting alone; None where there is none.
+        test_label: T, likewise.
 
     Raises:
         ValueError: shapes, types or labels are not as stated.
@@ -30,11 +32,14 @@ class ImageData:
     validation_label: Tensor
     class_names: tuple[str, ...]
     train_name: tuple[str, ...] = ()
+    test_image: Tensor | None = None
+    test_label: Tensor | None = None
 
     def __post_init__(self):
-        for split in ("train", "validation"):
+        for split in ("train", "validation", *(["test"] if self.has_test else [])):
             image, label = getattr(self, f"{split}_image"), getattr(self, f"{split}_label")
-            if image.ndim != 4 or len(image) != len(label) or 0 in image.shape:
+            empty = 0 in image.shape[1:] or (split == "train" and not len(image))
+            if image.ndim != 4 or len(image) != len(label) or empty:
                 raise ValueError(
                     f"{split}: images have shape {tuple(image.shape)} and labels {tuple(label.shape)}; "
                     "expected N C H W and N, with all of them at least 1"
@@ -43,15 +48,22 @@ class ImageData:
                 raise ValueError(
                     f"{split}: images are {image.dtype} and labels {label.dtype}; expected uint8 or float32, and int64"
                 )
-            if label.min() < 0 or label.max() >= self.num_classes:
+            if split == "train" and (label == -1).all():
+                continue
+            if len(label) and (label.min() < 0 or label.max() >= self.num_classes):
                 raise ValueError(
                     f"{split}: labels go from {label.min()} to {label.max()}; expected 0 to {self.num_classes - 1}"
                 )
-        if self.train_image.shape[1:] != self.validation_image.shape[1:]:
-            raise ValueError(
-                f"train images are {tuple(self.train_image.shape[1:])}, validation images "
-                f"{tuple(self.validation_image.shape[1:])}; they must have one shape"
-            )
+            if self.train_image.shape[1:] != image.shape[1:]:
+                raise ValueError(
+                    f"train images are {tuple(self.train_image.shape[1:])}, {split} images {tuple(image.shape[1:])}; "
+                    "they must have one shape"
+                )
+
+    @property
+    def has_test(self) -> bool:
+        """There is a third split, for reporting alone."""
+        return self.test_image is not None
 
     @property
     def num_classes(self) -> int:
@@ -77,9 +89,20 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of shapes, types and bytes of all images and true labels; of streamed images, of their files."""
+        """SHA-256 of what training and validation hold: shapes, types and bytes of all images and true labels.
+
+        Of streamed images, that of their files. The test split has one of its own.
+        """
+        return self._digest(self.train_image, self.train_label, self.validation_image, self.validation_label)
+
+    @cached_property
+    def test_fingerprint(self) -> str | None:
+        """SHA-256 of what the test split holds, likewise; None where there is none."""
+        return self._digest(self.test_image, self.test_label) if self.has_test else None
+
+    def _digest(self, *columns: Tensor) -> str:
         digest = hashlib.sha256(repr(self.class_names).encode())
-        for tensor in (self.train_image, self.train_label, self.validation_image, self.validation_label):
+        for tensor in columns:
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
             streamed = not isinstance(tensor, Tensor)
             digest.update(tensor.digest.encode() if streamed else tensor.contiguous().numpy().data)

@@ -42,6 +42,7 @@ class StreamedImages:
         grey: one channel instead of three.
         mean_std: per-channel mean and standard deviation in [0, 1], of 2,000 images that are evenly spaced.
         workers: processes that decode for a loader; 0: none but the own.
+        interpolation: of resizing, as ``images.decode``.
     """
 
     path: np.ndarray
@@ -53,6 +54,7 @@ class StreamedImages:
     grey: bool
     mean_std: tuple[tuple[float, ...], tuple[float, ...]]
     workers: int
+    interpolation: str = "bilinear"
 
     ndim = 4
     dtype = torch.uint8
@@ -69,7 +71,8 @@ class StreamedImages:
     def __getitem__(self, positions: Tensor | np.ndarray | slice) -> Tensor:
         """Return the images at some positions, decoded by threads."""
         chosen = self.subset(positions)
-        return torch.from_numpy(decode(chosen.files, chosen.names, self.width if self.resize else None, self.grey))
+        side = self.width if self.resize else None
+        return torch.from_numpy(decode(chosen.files, chosen.names, side, self.grey, self.interpolation))
 
     def subset(self, selection: Tensor | np.ndarray | slice) -> "StreamedImages":
         """Return the selected images (a mask or positions), not decoded."""
@@ -95,7 +98,8 @@ class StreamedImages:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all names, the contents of all files, and the settings."""
-        digest = hashlib.sha256(repr((self.shape, self.resize)).encode())
+        settings = (self.shape, self.resize, *([] if self.interpolation == "bilinear" else [self.interpolation]))
+        digest = hashlib.sha256(repr(settings).encode())
         for name, content in zip(self.names, self.content, strict=True):
             digest.update(name.encode(errors="surrogateescape") + b"\0" + content.tobytes())
         return digest.hexdigest()
@@ -108,15 +112,19 @@ class StreamedImages:
             seed: of the random resized crops; None: the centre.
             crop: smallest share of the area that a random crop keeps.
         """
-        from torchvision.transforms import v2
+        from torchvision.transforms import InterpolationMode, v2
 
+        how = {"resize": self.resize, "grey": self.grey, "interpolation": self.interpolation}
+        filtered = InterpolationMode(self.interpolation)
         image_BCHW, bad = np.zeros((len(positions), *self.shape[1:]), np.uint8), []
-        window = v2.RandomResizedCrop((self.height, self.width), scale=(crop, 1.0), antialias=True)
+        window = v2.RandomResizedCrop(
+            (self.height, self.width), scale=(crop, 1.0), interpolation=filtered, antialias=True
+        )
         for k, position in enumerate(positions):
             cut = None if seed is None else partial(_seeded, window, keyed_seed(seed, position))
             file = os.fsdecode(self.path[position])
             try:
-                image_BCHW[k] = read(file, (self.width, self.height), resize=self.resize, grey=self.grey, cut=cut)
+                image_BCHW[k] = read(file, (self.width, self.height), cut=cut, **how)
             except Exception as error:  # decoders fail in many ways; the loader reports every failure
                 bad.append(f"{relative([file], self.root)[0]} ({reason(error)})")
         return torch.from_numpy(image_BCHW), bad
@@ -137,6 +145,7 @@ def streamed(
     resize: bool,
     grey: bool,
     workers: int | None,
+    interpolation: str = "bilinear",
 ) -> StreamedImages:
     """Return images that are decoded when they are needed, after a look at the header of every file.
 
@@ -150,6 +159,7 @@ def streamed(
         resize: resize and cut out the centre; otherwise every file must have that size.
         grey: one channel instead of three.
         workers: processes that decode; None: one a core.
+        interpolation: of resizing.
 
     Raises:
         ValueError: files are no images, are damaged or of another size; all are counted, and the first 20 named.
@@ -160,10 +170,11 @@ def streamed(
     def look() -> np.ndarray:
         verify(files, names, None if resize else size)
         chosen = evenly(len(files), _STATISTICS)
-        image = decode([files[k] for k in chosen], [names[k] for k in chosen], side, grey)
+        image = decode([files[k] for k in chosen], [names[k] for k in chosen], side, grey, interpolation)
         return torch.stack(uint8_mean_std(torch.from_numpy(image))).numpy()
 
     settings = {"size": side, "grey": grey, "streamed": _STATISTICS}
+    settings |= {} if interpolation == "bilinear" else {"interpolation": interpolation}
     sources = dict(zip(names, files, strict=True))
     mean, std = cached(cache, "streamed", settings, sources, look, VERSION)
     mean_std = tuple(round(m, 6) for m in mean.tolist()), tuple(round(max(s, 1e-6), 6) for s in std.tolist())
@@ -172,7 +183,7 @@ def streamed(
     content = contents(cache, sources)
     if bad := [f"{names[k]} (it could not be read)" for k in np.flatnonzero(~content.any(1))]:
         raise ValueError(report(bad, len(files)))
-    return StreamedImages(path, content, root, *size, resize, grey, mean_std, workers)
+    return StreamedImages(path, content, root, *size, resize, grey, mean_std, workers, interpolation)
 
 
 def relative(files: Sequence[str], root: Path) -> list[str]:

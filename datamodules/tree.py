@@ -84,6 +84,11 @@ def class_folders(folder: Path) -> list[str]:
     return names
 
 
+def has_classes(folder: Path) -> bool:
+    """Tell whether a folder holds folders, other than hidden ones."""
+    return any(_is_folder(entry) for entry in _visible(folder))
+
+
 def flat_images(folder: Path) -> list[str]:
     """Return the paths of the images that lie in a folder itself, sorted; hidden ones are left out."""
     return sorted(e.path for e in _visible(folder) if e.name.lower().endswith(SUFFIXES) and not _is_folder(e))

@@ -18,7 +18,9 @@ from pathlib import Path
 from compare_frontiers import cell, differences, read
 
 from vitmem.evaluation.frontier import at_memorized
+from vitmem.experiment.tuning import read_trials
 from vitmem.figures import strength
+from vitmem.figures.tables import seed_folders
 
 POINTS = ("0.4", "0.3", "0.2", "0.1", "best")
 METRICS = {
@@ -111,6 +113,12 @@ def table(rows: list[dict], point: str, against: list[str], margin: float, read_
     return [*lines, ""]
 
 
+def trials_of(folder: Path, method: str) -> list[list[dict]]:
+    """Return the trials of a method, checked, of each seed of an experiment folder that has any."""
+    files = [path / "tuning" / f"{method}.jsonl" for path in seed_folders(folder).values()]
+    return [read_trials(file)[1] for file in files if file.exists()]
+
+
 def _mean(by_seed: dict[int, dict[str, float]], metric: str) -> float:
     known = [values[metric] for values in by_seed.values() if not math.isnan(values[metric])]
     return sum(known) / len(known) if known else -math.inf
@@ -136,7 +144,8 @@ def main() -> None:
         rows = [row for row in rows if not row["point"] or row["id"].rpartition("-")[0] in only]
     print(f"Plan {rows[0]['plan']}, {len({row['seed'] for row in rows})} seeds.\n")
     if options.figure:
-        strength.draw(options.results.parent, options.drawn.split(","), options.figure.parent, options.figure.name)
+        trials = {method: trials_of(options.results.parent, method) for method in options.drawn.split(",")}
+        strength.draw(trials, options.figure.parent, options.figure.name)
     for point in options.points.split(","):
         read_at = interpolated if options.interpolate and point != "best" else at_point
         print("\n".join(table(rows, point, options.against.split(","), options.margin, read_at)))

@@ -1,13 +1,11 @@
 """Accuracies against the strength of edits, from the trials that matched strengths were found in."""
 
-import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitmem.figures import style
-from vitmem.figures.tables import seed_folders
 
 HEADER = ["method", "kept", "metric", "mean", "sd", "seeds"]
 PANELS = {"memorized": "memorized (fraction)", "ground_truth": "ground truth (fraction)"}
@@ -16,15 +14,14 @@ MARKERS = "os^DvP*X"
 
 
 @style.look()
-def draw(folder: Path, methods: Sequence[str], out: Path, name: str) -> Path:
+def draw(trials: Mapping[str, Sequence[Sequence[dict]]], out: Path, name: str) -> Path:
     """Draw, for each method, memorised and ground-truth accuracy against the share that it keeps, means over seeds.
 
     The points are the strengths that were tried in every seed: the ladder. The accuracies are those of the half of the
     wrong labels that trials are scored on.
 
     Args:
-        folder: of an experiment with ``tuner: bisect``.
-        methods: whose trials are drawn.
+        trials: of each method, in each seed, as ``experiment.tuning.read_trials`` returns them.
         out: folder of the figure.
         name: of its files.
 
@@ -37,11 +34,11 @@ def draw(folder: Path, methods: Sequence[str], out: Path, name: str) -> Path:
     figure = style.new_figure(style.WIDE, 3.0)
     panels = dict(zip(PANELS, figure.subplots(1, len(PANELS)), strict=True))
     rows = []
-    for number, method in enumerate(methods):
-        points = ladder(folder, method)
+    for number, (method, by_seed) in enumerate(trials.items()):
+        points = ladder(method, by_seed)
         look = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)], "linewidth": 1.0}
         for metric, axes in panels.items():
-            found = [(kept, *summary(trials, metric)) for kept, trials in points]
+            found = [(kept, *summary(tried, metric)) for kept, tried in points]
             found = [point for point in found if not math.isnan(point[1])]
             axes.plot([p[0] for p in found], [p[1] for p in found], label=method, **look)
             rows += [(method, kept, metric, mean, sd, seeds) for kept, mean, sd, seeds in found]
@@ -52,21 +49,17 @@ def draw(folder: Path, methods: Sequence[str], out: Path, name: str) -> Path:
     return style.save(figure, out, name, HEADER, rows)
 
 
-def ladder(folder: Path, method: str) -> list[tuple[float, list[dict]]]:
+def ladder(method: str, by_seed: Sequence[Sequence[dict]]) -> list[tuple[float, list[dict]]]:
     """Return the strengths that a method tried in every seed, falling, each with its trials.
 
     Raises:
         ValueError: it has no trials.
     """
-    paths = [path / "tuning" / f"{method}.jsonl" for path in seed_folders(folder).values()]
-    by_seed = []
-    for path in filter(Path.is_file, paths):
-        _, *trials = [json.loads(line) for line in path.read_text().splitlines()]
-        by_seed.append({next(iter(trial["options"].values())): trial for trial in trials})
-    if not by_seed:
-        raise ValueError(f"{folder} holds no trials of {method}; it needs tune and tuner: bisect")
-    common = set.intersection(*map(set, by_seed))
-    return [(kept, [trials[kept] for trials in by_seed]) for kept in sorted(common, reverse=True)]
+    tried = [{next(iter(trial["options"].values())): trial for trial in trials} for trials in by_seed]
+    if not tried:
+        raise ValueError(f"there are no trials of {method}; the experiment needs tune and tuner: bisect")
+    common = set.intersection(*map(set, tried))
+    return [(kept, [trials[kept] for trials in tried]) for kept in sorted(common, reverse=True)]
 
 
 def summary(trials: Sequence[dict], metric: str) -> tuple[float, float, int]:

@@ -66,6 +66,7 @@ def registered(monkeypatch):
         "vitmem.cli.edit",
         "vitmem.runs.named",
         "vitmem.runs.trained",
+        "vitmem.runs.clean",
         "vitmem.experiment.results",
     ):
         monkeypatch.setattr(f"{module}.edits", lambda: ours)

@@ -4,6 +4,8 @@ import numpy as np
 
 from vitmem.evaluation.predict import ExampleTable
 
+COLUMNS = tuple(name for name in ExampleTable.__dataclass_fields__ if name != "chosen")  # that every table has
+
 
 def by_hand():
     """Six examples: three noisy, two clean, one validation."""

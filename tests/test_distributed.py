@@ -309,8 +309,10 @@ from vitmem.training.checkpoints import SafeCheckpointIO
 from vitmem.distributed import all_sum, process_group, share
 from vitmem.training.errors import Interrupted
 from vitmem.training.keeper import Keeper
+from vitmem.training.loggers import Followed
 with process_group():
-    keeper = Keeper(Path(), SafeCheckpointIO(True), minutes=1, epochs=0, line_seconds=None)
+    none = Followed([], Path(), online=False)
+    keeper = Keeper(Path(), SafeCheckpointIO(True), minutes=1, epochs=0, line_seconds=None, followed=none)
     if share()[0] == 1:  # it alone is told to end, and does not know that the last checkpoint could not be written
         keeper.stop_signal, keeper.saved_step = signal.SIGTERM, 3
     saved = []

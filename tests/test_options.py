@@ -47,6 +47,9 @@ class Few:
         ({"config": "other.yaml"}, "config is no option of a file"),
         ({"class_path": "os.system"}, "class_path is no option of a file"),
         ({"ratee": 1}, "did you mean --rate"),
+        ({"rate": "1"}, "rate is the text '1'; write 1 without quotes"),
+        ({"on": "true"}, "on is the text 'true'; write true without quotes"),
+        ({"steps": "null"}, "steps is the text 'null'; write null without quotes"),
     ],
 )
 def test_wrong_values(options, message):

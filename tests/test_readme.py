@@ -47,10 +47,11 @@ def test_every_command_is_understood(command, monkeypatch):
     def reached(*arguments, **options):
         raise Reached
 
+    importlib.import_module("vitmem.runs.adopt")
     for module in ("train", "edit", "evaluate", "run"):  # imported while something is patched, they would keep it
         importlib.import_module(f"vitmem.cli.{module}")
     importlib.import_module("vitmem.experiment.forecast")
-    for place in ("train.train", "start.make_data", "folder.RunFolder.read_provenance"):
+    for place in ("train.train", "adopt.find_weights", "start.make_data", "folder.RunFolder.read_provenance"):
         monkeypatch.setattr(f"vitmem.runs.{place}", reached)
     monkeypatch.setattr("vitmem.experiment.run.run", reached)
     monkeypatch.setattr("vitmem.experiment.forecast.lines", reached)
@@ -59,7 +60,7 @@ def test_every_command_is_understood(command, monkeypatch):
     if arguments[0] == "list":
         assert main(arguments) == 0
         return
-    if arguments == ["train"] or arguments[-1] in ("RUN", "FILE.yaml", "--help"):
+    if arguments in (["train"], ["adopt"]) or {"RUN", "WEIGHTS", "FILE.yaml", "--help"} & set(arguments):
         return
     with pytest.raises(Reached):
         main(arguments)
@@ -90,8 +91,29 @@ def test_the_first_page_is_short_and_every_result_is_indexed():
         assert page.name == "README.md" or f"({page.name})" in index, page.name
 
 
+def example(of: str) -> str:
+    """Return the example in README that holds some words."""
+    return next(source for source in re.findall(r"```python\n(.*?)```", README, flags=re.S) if of in source)
+
+
+def test_the_lines_for_a_model_of_your_own_work_as_they_stand(capsys):
+    data = MemorisationData(Digits(), Symmetric())
+    train, others = data.train_examples, data.validation_examples
+    model = vit("token", classes=10, dtype=torch.float32)
+    before = model.head.weight.clone()
+    names: dict = {"model": model, "images": train.image, "given_labels": train.given_label}
+    names |= {"true_labels": train.true_label, "other_images": others.image, "their_labels": others.true_label}
+    source = example("import vitmem")
+    assert len([line for line in source.splitlines() if line.strip()]) <= 10
+    exec(source, names)
+    assert "Metric(value=" in capsys.readouterr().out
+    assert torch.equal(model.head.weight, before)  # blocks alone are edited
+    assert names["edited"].status == "ok"
+    assert torch.equal(model.blocks[0].mlp.fc1.weight, names["edited"].state_dict["blocks.0.mlp.fc1.weight"])
+
+
 def test_the_example_of_an_edit_works():
-    (source,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    source = example("class Shrink")
     names: dict = {}
     exec(source, names)
     edit = names["Shrink"](factor=0.5)
@@ -102,3 +124,14 @@ def test_the_example_of_an_edit_works():
     assert torch.equal(result.state_dict[key], model.state_dict()[key] * 0.5)
     assert "search" not in {field.name for field in dataclasses.fields(edit)}
     check_space("shrink", edit, edit.search)
+
+
+def test_the_example_of_an_edit_works_as_a_plug_in(cli, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitmem.registry._LOADED", [])
+    source = example("class Shrink")
+    registers = "" if "EDITS" in source else 'EDITS = {"shrink": Shrink}\n'
+    (tmp_path / "shrink.py").write_text(source + registers)
+    code, out, err = cli("edit", "shrink", run_folder, "--factor=0.5,0.9", f"--plugin={tmp_path / 'shrink.py'}")
+    assert code == 0, err
+    assert "relative_change 0.5" in out
+    assert {path.name for path in (run_folder / "edits").glob("shrink*")} == {"shrink-factor0.5", "shrink-factor0.9"}

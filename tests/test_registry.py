@@ -16,18 +16,22 @@ def installed(monkeypatch):
     def broken():
         raise ImportError("no module named 'gone'")
 
-    package = SimpleNamespace(name="their-package")
+    package = SimpleNamespace(name="their-package", version="1.0")
     points = {
         "works": SimpleNamespace(name="works", value="theirs:Works", dist=package, load=lambda: int),
         "broken": SimpleNamespace(name="broken", value="theirs:Broken", dist=package, load=broken),
     }
 
-    def install(*names):
-        registry._plugins.cache_clear()
-        monkeypatch.setattr(registry, "entry_points", lambda group: [points[name] for name in names])
+    def install(*names, groups=()):
+        def entries(group=None):
+            return SimpleNamespace(groups=set(groups)) if group is None else [points[name] for name in names]
+
+        registry._tell_unknown_groups.cache_clear()
+        registry._installed.cache_clear()
+        monkeypatch.setattr(registry, "entry_points", entries)
 
     yield install
-    registry._plugins.cache_clear()
+    registry._installed.cache_clear()
 
 
 def test_installed_entries_join(installed):
@@ -42,9 +46,17 @@ def test_a_broken_entry_is_named_once_left_out_and_an_error_where_it_is_asked_fo
         assert set(entries) == {"ours", "works"}
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "broken = theirs:Broken of their-package cannot be loaded (ImportError: no module named 'gone')" in told
+    assert "broken = theirs:Broken of their-package 1.0 cannot be loaded (ImportError: no module named 'gone')" in told
     with pytest.raises(ValueError, match=r"the edit 'broken' cannot be used: .*their-package.*no module named 'gone'"):
         lookup("edit", "broken", entries)
+
+
+def test_a_group_that_nobody_reads_is_told_with_the_near_one(installed, capsys):
+    installed("works", groups=("vitmem.edit", "vitmem.edits", "others.edit"))
+    registered("vitmem.edits", {})
+    told = capsys.readouterr().err
+    assert "their-package registers works in vitmem.edit, which is no group; did you mean vitmem.edits?" in told
+    assert told.count("which is no group") == 1
 
 
 def test_names_that_are_taken_or_unknown(installed):

@@ -6,7 +6,16 @@ import sys
 import pytest
 
 HEAVY = {"lightning", "timm", "torchvision", "torch._dynamo", "scipy.stats", "sklearn", "matplotlib", "torchmetrics"}
-VERBS = ["list", "train --help", "edit --help", "edit kfac --help", "eval --help", "run --help"]
+VERBS = [
+    "list",
+    "train --help",
+    "edit --help",
+    "edit kfac --help",
+    "eval --help",
+    "export --help",
+    "clean --help",
+    "run --help",
+]
 
 
 @pytest.mark.parametrize("command", VERBS)

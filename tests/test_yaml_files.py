@@ -4,7 +4,7 @@ import re
 import pytest
 import yaml
 
-from vitmem.yaml_files import DEEPEST, LARGEST_FILE, LONGEST_LIST, MOST_NODES, load_yaml, read_yaml
+from vitmem.yaml_files import DEEPEST, LARGEST_FILE, LONGEST_LIST, MOST_NODES, dump_yaml, load_yaml, read_yaml
 
 ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{k + 1}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]\n" for k in range(20)
@@ -58,7 +58,7 @@ def test_files_that_are_none(tmp_path):
         file.truncate(LARGEST_FILE + 1)
     for name, message in {
         "pipe": "is no regular file",
-        "latin.yaml": "is not valid YAML",
+        "latin.yaml": "it is not UTF-8",
         "large.yaml": f"has {LARGEST_FILE + 1:,} bytes",
         ".": "is a folder",
         "none": "there is no file",
@@ -67,3 +67,21 @@ def test_files_that_are_none(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=message):
             read_yaml(tmp_path / name)
+
+
+TEXTS = ["1e3", "-1.5E-2", ".5", "1_000", "null", "~", "true", "yes", "0x1F", "1", "2020-01-01", "=", "", "a: b", "é"]
+
+
+def test_texts_come_back_as_they_were():
+    content = {"texts": TEXTS, "numbers": [1, 1.5, 1e-5, 1e20, True, None], "b": {"z": 1, "a": 2}}
+    assert load_yaml(dump_yaml(content)) == content
+    assert list(load_yaml(dump_yaml(content))["b"]) == ["z", "a"]
+
+
+def test_what_vitmem_wrote_may_be_longer(tmp_path):
+    file = tmp_path / "config.yaml"
+    content = {"classes": [f"class{k}" for k in range(MOST_NODES + 1)]}
+    file.write_text(dump_yaml(content))
+    assert read_yaml(file, own=True) == content
+    with pytest.raises(ValueError, match="is not valid YAML"):
+        read_yaml(file)

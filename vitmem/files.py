@@ -11,6 +11,7 @@ import re
 import secrets
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vitmem._version import __version__
+from vitmem.registry import plugins
 from vitmem.shapes import Shape, mismatch
 
 FORMAT = 1
@@ -32,6 +34,7 @@ class Damaged(ValueError):
 
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, and endings such as .holder come on top
+_OWN = re.compile(r"\.(\w{8})-(\d{1,10})-\w{8}\.partial")  # names of ``unfinished``: machine, process, anything
 _DAY = 86_400  # seconds; longer than any writer leaves its file alone
 
 
@@ -128,9 +131,20 @@ def sweep(folder: Path, *, inside: bool = True) -> None:
             remove(path)
 
 
+def leftovers(folder: Path, *, inside: bool = True) -> list[Path]:
+    """Return what writers left that have surely ended, as ``sweep`` removes it, and what earlier versions left.
+
+    Args:
+        folder: any.
+        inside: also in the folders that it holds.
+    """
+    found = folder.rglob("*.partial") if inside else folder.glob("*.partial")
+    return sorted(path for path in found if _is_left(path) or not _OWN.fullmatch(path.name))
+
+
 def _is_left(path: Path) -> bool:
     """Tell whether the writer of an unfinished file has ended: its process is gone, or it was left alone for a day."""
-    found = re.fullmatch(r"\.(\w{8})-(\d{1,10})-\w{8}\.partial", path.name)
+    found = _OWN.fullmatch(path.name)
     if found and found[1] == _machine():
         try:
             os.kill(int(found[2]), 0)
@@ -218,7 +232,10 @@ def mistaken(item: Path | str | bytes) -> str:
 
 
 def provenance(**facts: object) -> dict:
-    """Return who made something, with what: command, versions, git commit, machine kind and time, and given facts."""
+    """Return who made something, with what: command, versions, git commit, machine kind and time, and given facts.
+
+    Plug-ins are named where there are any.
+    """
     import numpy
     import torch
 
@@ -234,6 +251,7 @@ def provenance(**facts: object) -> dict:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": torch.get_num_threads(),
         "started": now(),
+        **({"plugins": plugins()} if plugins() else {}),
         **facts,
     }
 
@@ -290,22 +308,36 @@ def parsed(text: str, path: Path) -> object:
         raise Damaged(f"{path} is malformed: it is no JSON ({' '.join(str(error).split())[:100]})") from error
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8.
+def read_text(path: Path, most: int = LARGEST_JSON) -> str:
+    """Return the text of a regular file in UTF-8: a named pipe would be waited for, a device has no end.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
 
     Raises:
         Damaged: there is no such file, it is too large, or it holds something else.
     """
-    if not path.is_file():  # a pipe would wait for ever
-        raise Damaged(f"there is no file {path}" if not path.exists() else f"{path} is no file")
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise Damaged(f"{path} is malformed: it has more than {LARGEST_JSON >> 20} MiB")
-        return path.read_text(encoding="utf-8")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise Damaged(f"{path} is {'a folder' if stat.S_ISDIR(found.st_mode) else 'no regular file'}")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            size = max(path.stat().st_size, len(content))
+            raise Damaged(f"{path} is malformed: it has {size:,} bytes; at most {most:,} are allowed")
+        return content.decode()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Damaged(f"there is no file {path}") from None
     except UnicodeDecodeError as error:
         raise Damaged(f"{path} is malformed: it is not UTF-8") from error
     except OSError as error:
         raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a null character
+        if isinstance(error, Damaged):
+            raise
+        raise Damaged(f"{str(path)!r} cannot be the name of a file: {error}") from error
 
 
 def read_json(path: Path, shape: Shape) -> dict | None:

@@ -24,6 +24,14 @@ __all__ = ["ActionConfigFile", "Namespace", "Parser", "options_parser", "read_op
 Options = TypeVar("Options")
 
 
+def _meant(text: str) -> object:
+    """Return what a text would stand for without quotes; itself where it is no YAML."""
+    try:
+        return load_yaml(text)
+    except yaml.YAMLError:
+        return text
+
+
 def _value(text: str) -> object:
     """Return what the text of an option stands for; ``{a,b}`` without a colon is a pattern, not a mapping."""
     if text.startswith('{"'):  # most likely ours, from ``inline``
@@ -78,21 +86,30 @@ class Parser(ArgumentParser):
             ValueError: a key is unknown, or a value null without being allowed to, of the wrong type or out of bounds.
         """
         check_plain(options)
-        self._check_sections(options)
+        self._check_given(options)
         return self._quietly(self.parse_object, dict(options))
 
     def _mapping(self, file: str) -> dict:
         content = mapping_of(file)
         try:
-            self._check_sections(content)
+            self._check_given(content)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         return content
 
-    def _check_sections(self, options: Mapping) -> None:
+    def _check_given(self, options: Mapping) -> None:
+        """Raise ValueError if a section is no mapping, or a text in quotes would be taken for a number or for null."""
         for section in self._sections():
             if not isinstance(options.get(section, {}), Mapping):
                 raise ValueError(f"{section} is {short(options[section])}; expected a mapping of its options")
+        kinds = {action.dest: getattr(action, "_typehint", None) or action.type for action in self._actions}
+        for name, value in flat(options):
+            kind = kinds.get(name)
+            if not isinstance(value, str) or not value.strip() or kind is None:
+                continue
+            meant, allowed = _meant(value), {kind, *typing.get_args(kind)}
+            if (meant is None and type(None) in allowed) or (isinstance(meant, (int, float)) and str not in allowed):
+                raise ValueError(f"{name} is the text {value!r}; write {value} without quotes, or another text")
 
     def _sections(self) -> list[str]:
         return list({a.dest.partition(".")[0]: None for a in self._actions if "." in a.dest})
@@ -224,6 +241,11 @@ def flat(options: Mapping, inside: str = "") -> Iterator[tuple[str, object]]:
     for key, value in options.items():
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*", key):
             raise ValueError(f"the key {short(key)}{f' in {inside[:-1]}' if inside else ''} is no name of an option")
+        if key.rpartition(".")[2] == "plugin":
+            raise ValueError(
+                f"{inside}{key} is no option of a file: a plug-in is code that runs, so only the command line names "
+                "it, as --plugin FILE.py"
+            )
         if key.rpartition(".")[2] in RESERVED:
             raise ValueError(f"{inside}{key} is no option of a file")
         for number, item in enumerate(value) if isinstance(value, list) else ():
@@ -292,6 +314,6 @@ def _plainly(message: str) -> str:
     return _cut(message, 700)
 
 
-def summary(thing: type) -> str:
+def summary(thing: object) -> str:
     """Return the first line of a docstring."""
-    return (thing.__doc__ or "").strip().splitlines()[0]
+    return next(iter((thing.__doc__ or "").strip().splitlines()), "not documented")

@@ -1,14 +1,15 @@
 """YAML, read as data: one mapping of plain values, of bounded size, in which nothing stands twice. Knows no option."""
 
-import os
 import re
-import stat
 from pathlib import Path
 
 import yaml
 
+from vitmem.files import read_text
+
 LARGEST_FILE = 1_000_000  # bytes
 DEEPEST = 30  # levels; ours have four
+LARGEST_OWN, MOST_OWN = 1 << 24, 1_000_000  # bytes, and values, of a file that vitmem wrote and sealed
 LONGEST_LIST = 2000  # jsonargparse takes time by its square; longer lists of classes have files of their own
 MOST_NODES = 20_000  # with every alias counted as what it stands for
 
@@ -19,6 +20,8 @@ class _Plain(yaml.SafeLoader):
     Of two equal keys it would take the last; aliases of aliases grow without bounds, deep nesting ends Python's stack,
     and tags ask for objects that no option takes.
     """
+
+    longest_list, most_nodes = LONGEST_LIST, MOST_NODES
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -36,12 +39,14 @@ class _Plain(yaml.SafeLoader):
         self._nodes += self._sizes.get(event.anchor, 1) if is_alias else 1
         if self._depth > DEEPEST:
             raise yaml.YAMLError(f"{line} is nested too deep; {DEEPEST} levels are allowed")
-        if self._nodes > MOST_NODES:
-            raise yaml.YAMLError(f"{line}: there are more than {MOST_NODES:,} values, with aliases written out")
+        if self._nodes > self.most_nodes:
+            raise yaml.YAMLError(f"{line}: there are more than {self.most_nodes:,} values, with aliases written out")
         node = super().compose_node(parent, index)
         self._depth -= 1
-        if isinstance(node, yaml.SequenceNode) and len(node.value) > LONGEST_LIST:
-            raise yaml.YAMLError(f"{line} begins a list of {len(node.value):,} values; {LONGEST_LIST:,} are allowed")
+        if isinstance(node, yaml.SequenceNode) and len(node.value) > self.longest_list:
+            raise yaml.YAMLError(
+                f"{line} begins a list of {len(node.value):,} values; {self.longest_list:,} are allowed"
+            )
         if event.anchor is not None and not is_alias:
             self._sizes[event.anchor] = self._nodes - before
         return node
@@ -70,52 +75,60 @@ _Plain.add_implicit_resolver(  # PyYAML's takes 1e-4 for a text
 )
 
 
-def load_yaml(text: str) -> object:
+class _Own(_Plain):
+    """The loader of what vitmem wrote: a run with many classes opens again."""
+
+    longest_list = most_nodes = MOST_OWN
+
+
+class _Writer(yaml.SafeDumper):
+    """PyYAML's safe dumper, with quotes around texts such as ``1e3`` that ``load_yaml`` would take for numbers."""
+
+
+_Writer.yaml_implicit_resolvers = {
+    first: [*known, *_Plain.yaml_implicit_resolvers.get(first, ())]
+    for first, known in {**dict.fromkeys("-+.0123456789", ()), **yaml.SafeDumper.yaml_implicit_resolvers}.items()
+}
+
+
+def dump_yaml(content: dict) -> str:
+    """Return a mapping of plain values as YAML that ``load_yaml`` reads as it was, in its order."""
+    return yaml.dump(content, Dumper=_Writer, sort_keys=False)
+
+
+def load_yaml(text: str, *, own: bool = False) -> object:
     """Return the plain value that a text holds: numbers, texts, lists and mappings. ``1e-4`` is a number.
+
+    Args:
+        text: of at most ``LONGEST_LIST`` values in a list, and ``MOST_NODES`` in all.
+        own: vitmem wrote it, and there may be more of them.
 
     Raises:
         yaml.YAMLError: it is no YAML, or nested too deep, too large, or holds a key twice.
     """
     try:
-        return yaml.load(text, Loader=_Plain)
+        return yaml.load(text, Loader=_Own if own else _Plain)
     except ValueError as error:  # an integer of more digits than Python reads
         raise yaml.YAMLError(str(error)) from error
 
 
-def read_yaml(path: Path) -> dict:
+def read_yaml(path: Path, *, own: bool = False) -> dict:
     """Return the mapping that a YAML file holds.
+
+    Args:
+        path: the file.
+        own: as for ``load_yaml``.
 
     Raises:
         ValueError: the file is not there, is no regular file, is too large, is not YAML, or holds no mapping of names.
     """
+    text = read_text(path, LARGEST_OWN if own else LARGEST_FILE)
     try:
-        content = load_yaml(_text(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = load_yaml(text, own=own)
+    except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a mapping of options")
     return content
-
-
-def _text(path: Path) -> str:
-    """Return the text of a regular file: a named pipe would be waited for, a device has no end."""
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"there is no file {path}") from None
-    except ValueError as error:  # a null character
-        raise ValueError(f"{str(path)!r} cannot be the name of a file: {error}") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-        raise ValueError(f"{path} is {kind}; expected a YAML file")
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > LARGEST_FILE:
-        size = max(os.stat(path).st_size, len(content))
-        raise ValueError(f"{path} has {size:,} bytes; a YAML file of options has at most {LARGEST_FILE:,}")
-    return content.decode()

@@ -50,7 +50,7 @@ def test_between_is_exact_at_the_ends_and_linear():
 def test_distances_by_hand():
     first = {"blocks.0.mlp.weight": torch.tensor([3.0, 0.0]), "blocks.10.w": torch.zeros(2), "head.bias": torch.ones(1)}
     last = {"blocks.0.mlp.weight": torch.tensor([0.0, 4.0]), "blocks.10.w": torch.zeros(2), "head.bias": torch.zeros(1)}
-    found = distances(first, last)
+    found = distances(first, last, ["blocks.0", "blocks.10"])
     assert found["blocks.0"] == {"distance": 5.0, "relative": 1.25}
     assert found["total"] == {"distance": pytest.approx(math.sqrt(26)), "relative": pytest.approx(math.sqrt(26) / 4)}
     assert found["blocks.10"]["distance"] == 0.0

@@ -9,7 +9,7 @@ from labels import LABELS, cifar, labelled
 
 from vitmem.datamodules.class_names import CIFAR10, CIFAR100, CIFAR100_SUPERCLASSES
 from vitmem.datamodules.corruption import Asymmetric, Instance
-from vitmem.datamodules.noise import NOISES, PairFlip, Symmetric, SymmetricInclusive
+from vitmem.datamodules.noise import PairFlip, Symmetric, SymmetricInclusive, noises
 from vitmem.datamodules.sources import ImageData
 
 
@@ -20,13 +20,13 @@ def ready(tmp_path):
     (tmp_path / "labels.csv").write_text(table)
 
     def make(kind, **options):
-        needs_file = {"file": str(tmp_path / "labels.csv")} if hasattr(NOISES[kind], "file") else {}
-        return NOISES[kind](**needs_file, **options)
+        needs_file = {"file": str(tmp_path / "labels.csv")} if hasattr(noises()[kind], "file") else {}
+        return noises()[kind](**needs_file, **options)
 
     return make
 
 
-@pytest.mark.parametrize("kind", sorted(NOISES))
+@pytest.mark.parametrize("kind", sorted(noises()))
 def test_every_kind_keeps_the_contract(ready, kind):
     data = cifar()
     first, again = (ready(kind, rate=0.3).manifest(data) for _ in range(2))
@@ -36,7 +36,7 @@ def test_every_kind_keeps_the_contract(ready, kind):
     assert first.given_label.max() < 10
     assert (first.true_label == LABELS).all()  # never written to
     assert json.loads(json.dumps(first.header())) == first.header()
-    if NOISES[kind].has_rate:
+    if noises()[kind].has_rate:
         assert not ready(kind, rate=0.0).manifest(data).is_noisy.any()
     else:
         assert first.rate == first.realised_rate
@@ -45,7 +45,7 @@ def test_every_kind_keeps_the_contract(ready, kind):
 @pytest.mark.parametrize("kind", ["symmetric", "symmetric_inclusive", "pair_flip"])
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
 def test_exactly_the_selected_share_may_change(kind, rate):
-    given = NOISES[kind](rate=rate).manifest(labelled()).given_label
+    given = noises()[kind](rate=rate).manifest(labelled()).given_label
     changed = (given != LABELS).sum()
     if kind == "symmetric_inclusive":
         expected, sd = rate * 4000 * 6 / 7, np.sqrt(rate * 4000 * 6 / 49)
@@ -255,3 +255,10 @@ def test_options_beyond_their_bounds(options):
 def test_as_many_canaries_as_there_are_right_labels():
     found = Symmetric(rate=0.1, canaries=3600).manifest(labelled())
     assert len(found.details["canaries"]) == 3600
+
+
+def test_a_scale_of_logits_is_not_negative():
+    assert Instance(logit_scale=0.0).logit_scale == 0
+    for scale in (-1e-9, float("nan")):
+        with pytest.raises(ValueError, match=r"noise.logit_scale is .*; it must not be negative"):
+            Instance(logit_scale=scale)

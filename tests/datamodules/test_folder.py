@@ -5,7 +5,7 @@ import pytest
 import torch
 from cases import QUICK
 from photographs import make_folder, save_image
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vitmem.datamodules import (
     ImageFolder,
@@ -224,3 +224,60 @@ def test_classes_that_yaml_changed_are_refused(cli, tmp_path, written, read):
         code, _, error = cli("train", f"--out={tmp_path / 'runs'}", *arguments)
         assert code == 2
         assert f"data.classes has {read}, which YAML makes of yes, no and numbers; put the names in quotes" in error
+
+
+def test_a_third_split_is_for_reporting(tmp_path):
+    make_folder(tmp_path)
+    before = ImageFolder(root=str(tmp_path)).load()
+    assert not before.has_test
+    make_folder(tmp_path / "more", name="test")
+    (tmp_path / "more" / "test").rename(tmp_path / "test")
+    data = ImageFolder(root=str(tmp_path), per_class_validation=1).load()
+    assert data.test_label.tolist() == [0, 1]
+    assert data.test_image.shape == data.validation_image.shape
+    assert ImageFolder(root=str(tmp_path)).load().fingerprint == before.fingerprint  # runs on them stay valid
+    assert data.test_fingerprint != before.test_fingerprint is None
+
+
+def test_a_test_folder_of_other_classes_is_left_out(tmp_path, capsys):
+    make_folder(tmp_path)
+    (tmp_path / "test").mkdir()
+    save_image(tmp_path / "test" / "0.png")  # as in competitions: images without labels
+    assert not ImageFolder(root=str(tmp_path)).load().has_test
+    assert "test is left out, since it has no images of cat, dog" in capsys.readouterr().out
+
+
+def test_images_in_no_class_folder(tmp_path):
+    make_folder(tmp_path, ("cat", "dog"))
+    flat = tmp_path / "flat"
+    for k in range(3):
+        save_image(flat / "train" / f"{k}.png")
+    with pytest.raises(ValueError, match=r"train has no class folders, and .* no val/, validation/ or test/; add val"):
+        ImageFolder(root=str(flat)).load()
+    (tmp_path / "val").rename(flat / "val")
+    data = ImageFolder(root=str(flat)).load()
+    assert data.train_label.tolist() == [-1, -1, -1]
+    assert data.train_name == ("train/0.png", "train/1.png", "train/2.png")
+    assert data.class_names == ("cat", "dog")
+    assert data.validation_label.tolist() == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="data.per_class, skip_per_class and validation_share have nothing to count"):
+        ImageFolder(root=str(flat), per_class=1).load()
+
+
+def test_images_are_resized_by_the_filter_that_is_named(tmp_path):
+    random = np.random.default_rng(0)
+    for part in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / part).mkdir(parents=True)
+        for number in range(2):
+            pixels = random.integers(0, 256, (30, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / f"{number}.png")
+    found = {}
+    for filtered in ("bilinear", "bicubic"):
+        options = {"root": str(tmp_path), "size": 16, "interpolation": filtered}
+        decoded, streamed = (ImageFolder(**options, streaming=how).load() for how in (False, True))
+        found[filtered] = decoded.train_image
+        assert torch.equal(streamed.train_image[:], decoded.train_image)
+        with Image.open(tmp_path / "train" / "a" / "0.png") as image:
+            plain = ImageOps.fit(image, (16, 16), getattr(Image.Resampling, filtered.upper()))
+        assert np.array_equal(decoded.train_image[0].permute(1, 2, 0).numpy(), np.asarray(plain))
+    assert not torch.equal(*found.values())

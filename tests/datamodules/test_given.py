@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from labels import LABELS, cifar, labelled
 
+from vitmem.datamodules.corruption import Symmetric
 from vitmem.datamodules.given import FileNoise, Human
 
 
@@ -72,3 +73,96 @@ def test_tables_that_are_refused(tmp_path, rows, message):
     (tmp_path / "labels.csv").write_text("index,label\n" + rows)
     with pytest.raises(ValueError, match=message):
         FileNoise(file=str(tmp_path / "labels.csv")).manifest(labelled(np.array([0, 1, 2])))
+
+
+NAMES = ("train/a/1.png", "train/b/1.png", "train/b/2.png")
+
+
+def table(tmp_path, text):
+    (tmp_path / "own.csv").write_text(text)
+    return str(tmp_path / "own.csv")
+
+
+def named(label=(0, 1, 1), names=tuple("abcdefg")):
+    return labelled(np.array(label), names, train_name=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("paths", "order"),
+    [
+        (("train/a/1.png", "train/b/1.png", "train/b/2.png"), (0, 1, 2)),
+        (("b/1.png", "./b/2.png", "a/1.png"), (1, 2, 0)),
+        (("/data/pets/train/b/1.png", "train\\b\\2.png", "a/1.png"), (1, 2, 0)),
+        (("2.png", "a/1.png", "b/1.png"), (2, 0, 1)),
+    ],
+)
+def test_paths_are_matched_with_or_without_folders(tmp_path, paths, order):
+    file = table(tmp_path, "path,label\n" + "".join(f"{path},{y}\n" for path, y in zip(paths, "cde", strict=True)))
+    given = FileNoise(file=file).manifest(named()).given_label
+    assert given[list(order)].tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("truth", "text", "true", "noisy"),
+    [
+        ("data", "path,label\na/1.png,b\n", [0, 1, 1], [1, 0, 0]),
+        ("unknown", "path,label\na/1.png,b\n", [-1, -1, -1], [0, 0, 0]),
+        ("column", "path,label,true_label\na/1.png,b,2\n2.png,b,\n", [2, 1, -1], [1, 0, 0]),
+        ("column", "index,label,true\n0,1,2\n2,1,-1\n", [2, 1, -1], [1, 0, 0]),
+        ("column", "index,label,true_label\n0,b,c\n2,b,\n", [2, 1, -1], [1, 0, 0]),
+    ],
+)
+def test_the_truth_is_the_datas_a_columns_or_unknown(tmp_path, truth, text, true, noisy):
+    noise = FileNoise(file=table(tmp_path, text), truth=truth)
+    manifest = noise.manifest(named())
+    assert manifest.true_label.tolist() == true
+    assert manifest.is_noisy.tolist() == noisy
+    assert manifest.header().get("num_unknown", 0) == true.count(-1)
+    assert bool(manifest.lacks_forget_set) is (max(true) < 0)
+
+
+def test_a_forget_set_among_own_labels(tmp_path):
+    file = table(tmp_path, "index,label,forget\n0,1,0\n1,1,1\n2,1,0\n")
+    manifest = FileNoise(file=file, truth="unknown").manifest(named())
+    assert manifest.to_forget.tolist() == [False, True, False]
+    assert not manifest.lacks_forget_set
+    assert manifest.header()["num_forget"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("path,label\nx/9.png,b\n", {}, "1 of 1 paths, such as x/9.png, are of no training image; these are called"),
+        ("path,label\n1.png,b\n", {}, "1 of 1 paths, such as 1.png, could be several training images"),
+        ("path,label\na/1.png,b\ntrain/a/1.png,b\n", {}, "an image comes twice, such as train/a/1.png"),
+        ("label\nb\n", {}, "index or path .* is missing"),
+        (
+            "path,label\na/1.png,zebra\n",
+            {},
+            "label must hold whole numbers .*, or names of .*; not zebra",
+        ),
+        ("path,label\na/1.png,b\n", {"truth": "column"}, "true_label is missing"),
+        ("path,label,forget\na/1.png,b,2\n", {}, "forget goes from 2 to 2"),
+        ("path,label,forget\na/1.png,b,0\n", {}, "the forget set of noise.kind file is empty"),
+        ("path,label,forget\na/1.png,b,1\n", {"canaries": 1}, "noise.canaries is 1, but the forget set is another"),
+    ],
+)
+def test_own_labels_that_are_refused(tmp_path, text, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        FileNoise(file=table(tmp_path, text), **options).manifest(named())
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_that_are_names_of_other_classes(tmp_path):
+    data = named((0, 1, 1), tuple("1234567"))
+    with pytest.raises(ValueError, match=r"label 2 is the name of class 1, and the number of another; write"):
+        FileNoise(file=table(tmp_path, "path,label\na/1.png,2\n")).manifest(data)
+    assert FileNoise(file=table(tmp_path, "path,label\na/1.png,+2\n")).manifest(data).given_label[0] == 2
+    assert FileNoise(file=table(tmp_path, "index,label\n0,2\n")).manifest(data).given_label[0] == 2  # as ever
+
+
+def test_data_without_labels_need_a_label_for_each_example(tmp_path):
+    with pytest.raises(ValueError, match="lacks 2 of the 3 training examples, such as train/b/1.png, and the data do"):
+        FileNoise(file=table(tmp_path, "path,label\na/1.png,b\n")).manifest(named((-1, -1, -1)))
+    with pytest.raises(ValueError, match="noise.kind symmetric starts from the right labels, and the data do not say"):
+        Symmetric().manifest(named((-1, -1, -1)))

@@ -116,3 +116,47 @@ def test_a_header_that_lacks_something_is_refused(saved, key):
     header.write_text(json.dumps({name: value for name, value in manifest.header().items() if name != key}))
     with pytest.raises(ValueError, match=f"noise.csv with noise.json is not a noise manifest .*{key}"):
         NoiseManifest.load(table, header)
+
+
+def stored(tmp_path, manifest):
+    (tmp_path / "noise.csv").write_text(manifest.csv_text())
+    (tmp_path / "noise.json").write_text(json.dumps(manifest.header()))
+    return NoiseManifest.load(tmp_path / "noise.csv", tmp_path / "noise.json")
+
+
+def test_names_unknown_truth_and_a_forget_set_survive(tmp_path):
+    names = ("a,b.png", 'say "cheese".png', "ü.png")
+    true, given, chosen = np.array([-1, 1, 2]), np.array([0, 2, 2]), np.array([True, False, True])
+    manifest = NoiseManifest(true, given, 3, "file", 1 / 3, 0, "f", {}, chosen, names)
+    assert manifest.csv_text().splitlines()[:2] == [
+        "index,true_label,given_label,is_noisy,forget,path",
+        '0,-1,0,0,1,"a,b.png"',
+    ]
+    found = stored(tmp_path, manifest)
+    assert found.header() == manifest.header()
+    assert (manifest.header()["num_unknown"], manifest.header()["num_forget"], found.details) == (1, 2, {})
+    assert found.name == names
+    assert found.is_noisy.tolist() == [False, True, False]
+    assert found.to_forget.tolist() == chosen.tolist()
+
+
+def test_names_are_in_no_digest(tmp_path):
+    plain = NoiseManifest(np.array([0, 1]), np.array([1, 1]), 2, "file", 0.5, 0, "f")
+    named = NoiseManifest(np.array([0, 1]), np.array([1, 1]), 2, "file", 0.5, 0, "f", name=("a", "b"))
+    assert named.header() == plain.header()
+    assert plain.csv_text() == "index,true_label,given_label,is_noisy\n0,0,1,1\n1,1,1,0\n"
+    assert stored(tmp_path, named).header() == plain.header()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"), [("0,-2,0,0", "labels must go"), ("0,-1,0,1", "is_noisy"), ("0,0,0,0,2", "forget must be 1")]
+)
+def test_rows_that_contradict_themselves(tmp_path, row, message):
+    header = "index,true_label,given_label,is_noisy" + ",forget" * (row.count(",") == 4)
+    table = f"{header}\n{row}\n"
+    plain = NoiseManifest(np.array([0]), np.array([0]), 2, "file", 0.0, 0, "f").header()
+    (tmp_path / "noise.csv").write_text(table)
+    changed = plain | {"sha256": hashlib.sha256(table.encode()).hexdigest()}
+    (tmp_path / "noise.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=message):
+        NoiseManifest.load(tmp_path / "noise.csv", tmp_path / "noise.json")

@@ -27,6 +27,12 @@ def test_medmnist(tmp_path):
     assert data.train_label.tolist() == NINE.tolist()
     assert data.class_names == ("0", "1", "2")
     assert len(data.validation_label) == 3
+    assert data.test_label.tolist() == [0, 1]
+    plain = npz(tmp_path / "b.npz").load()
+    assert plain.fingerprint == data.fingerprint  # runs on either stay valid
+    assert plain.test_fingerprint is None
+    other = npz(tmp_path / "c.npz", test_images=PIXELS[1:3], test_labels=NINE[:2]).load()
+    assert other.test_fingerprint != data.test_fingerprint
 
 
 def test_keras_keys_and_grey_images(tmp_path):
@@ -35,6 +41,7 @@ def test_keras_keys_and_grey_images(tmp_path):
     data = Npz(path=str(tmp_path / "a.npz")).load()
     assert data.image_shape == (1, 5, 5)
     assert len(data.validation_label) == 4
+    assert not data.has_test  # test is validation where there is no other
 
 
 @pytest.mark.parametrize(
@@ -123,3 +130,8 @@ def test_a_pointer_in_place_of_an_archive(tmp_path):
     (tmp_path / "a.npz").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ValueError, match="a.npz cannot be used: it is a Git LFS pointer"):
         Npz(path=str(tmp_path / "a.npz")).load()
+
+
+def test_a_bound_of_memory_is_not_negative():
+    with pytest.raises(ValueError, match=r"data.max_gb is -1; it must not be negative"):
+        Npz(path="a.npz", max_gb=-1)

@@ -11,7 +11,7 @@ from vitmem.datamodules import (
     ImageFolder,
     datasets,
 )
-from vitmem.datamodules.noise import NOISES
+from vitmem.datamodules.noise import noises
 from vitmem.datamodules.sources import ImageData
 from vitmem.options import summary
 from vitmem.runs.config import RunConfig, parser_for, run_config
@@ -20,8 +20,8 @@ from vitmem.runs.config import RunConfig, parser_for, run_config
 @pytest.mark.parametrize("name", sorted(datasets()))
 def test_options_survive_the_configuration_file(name):
     assert summary(datasets()[name])
-    for kind in NOISES:
-        settings = RunConfig(data=datasets()[name](), noise=NOISES[kind]())
+    for kind in noises():
+        settings = RunConfig(data=datasets()[name](), noise=noises()[kind]())
         text = yaml.safe_dump(settings.to_dict())
         assert RunConfig.from_dict(yaml.safe_load(text)) == settings
 

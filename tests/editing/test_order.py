@@ -26,7 +26,7 @@ EDITS = {
     "ekfac": {"rho": 0.8, **CURVATURE},
     "input_filter": {"rho": 0.8, **CURVATURE},
     "random_pairs": {"rho": 0.8, **CURVATURE},
-    "top_removed": {"rho": 0.8, **CURVATURE},
+    "top_removed": {"rho": 0.95, **CURVATURE},  # lower, it cuts where masses are 0 and axes are not determined
     "features": {"examples": 10**6, **LAYERS},
     "sap": {"examples": 10**6, "images": "unlabeled", **LAYERS},
     "wanda": {"examples": 10**6, **LAYERS},

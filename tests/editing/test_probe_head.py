@@ -81,7 +81,7 @@ def test_it_sees_given_labels_and_no_others():
         (lambda: ProbeHead(keep=1.5), "keep is 1.5"),
         (lambda: ProbeHead(c=0.0), "c is 0.0; it must be positive"),
         (lambda: ProbeHead(examples=0), "examples is 0"),
-        (lambda: ProbeHead().check(nn.Linear(2, 2)), "head is None"),
+        (lambda: ProbeHead().check(nn.Linear(2, 2)), "has no linear layer"),
         (
             lambda: ProbeHead().check(nn.ModuleDict({"head": nn.Linear(2, 2, bias=False)})),
             "head is Linear.*with a bias",

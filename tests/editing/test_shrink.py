@@ -12,7 +12,7 @@ from vitmem.editing.contract import TRACKS
 from vitmem.editing.data import EditData
 from vitmem.editing.shrink import NormsOff, Rewind, Scale
 from vitmem.models.build import with_weights
-from vitmem.models.layers import is_norm
+from vitmem.models.kinds import is_norm
 
 PARTS = ("weight", "bias")
 START = {name: value + 0.1 * (1 + value.abs()) for name, value in MODEL.state_dict().items()}
@@ -144,7 +144,7 @@ def test_the_start_is_declared_and_has_a_track_of_its_own():
         (lambda: Scale(factor=1.5), "factor is 1.5"),
         (lambda: Scale(factor=float("nan")), "factor is nan"),
         (lambda: Scale(temperature=0.5), "temperature is 0.5"),
-        (lambda: Scale(layers="blocks.*.mlp.*", part="query").check(MODEL), "no layer named qkv"),
+        (lambda: Scale(layers="blocks.*.mlp.*", part="query").check(MODEL), "no layer named qkv or in_proj"),
         (lambda: Rewind(keep=-0.1), "keep is -0.1"),
         (lambda: NormsOff(keep=1.5), "keep is 1.5"),
         (lambda: NormsOff(layers="head").check(MODEL), r"'head' matches no norm with a scale; there are: .*norm"),
@@ -158,8 +158,7 @@ def test_options_out_of_range(make, message):
 
 
 def test_a_slope_sends_late_blocks_further_back():
-    names = [name for name, _ in MODEL.named_parameters()]
-    even, late = Rewind(keep=0.25).shares(names), Rewind(keep=0.25, slope=0.5).shares(names)
+    even, late = Rewind(keep=0.25).shares(MODEL), Rewind(keep=0.25, slope=0.5).shares(MODEL)
     assert set(even.values()) == {0.25}
     first, last = 0.25**0.5, 0.25**1.5
     assert late["patch_embed.proj.weight"] == late["blocks.0.attn.qkv.weight"] == first

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 from edited import DATA
-from predicted import by_hand
+from predicted import COLUMNS, by_hand
 
 from vitmem.editing.known import tuning_half
-from vitmem.evaluation.metrics import ACCURACIES, METRICS, at_chance, compute, status, wilson
-from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable
+from vitmem.evaluation.metrics import ACCURACIES, METRICS, OPTIONAL, at_chance, compute, status, wilson
+from vitmem.evaluation.predict import TEST, TRAIN, TRIGGERED, VALIDATION, ExampleTable
 
 
 def test_metrics_by_hand():
@@ -27,12 +27,12 @@ def test_metrics_by_hand():
     assert found["memorized_accuracy"].n == 3
     assert found["given_cross_entropy"].value == pytest.approx((math.log(2) + math.log(4) + math.log(2)) / 3)
     assert found["given_margin"].value == pytest.approx((math.log(2) - math.log(2) + math.log(4)) / 3)
-    assert list(found) == [name for name in METRICS if name != "ground_truth_recovered"]
+    assert list(found) == [name for name in METRICS if name not in ("ground_truth_recovered", *OPTIONAL)]
 
 
 def test_without_noisy_examples_the_value_is_unknown():
     table = by_hand()
-    clean = ExampleTable(**{n: getattr(table, n)[3:] for n in ExampleTable.__dataclass_fields__})
+    clean = ExampleTable(**{n: getattr(table, n)[3:] for n in COLUMNS})
     metric = compute(clean)["memorized_accuracy"]
     assert (metric.n, math.isnan(metric.value), math.isnan(metric.low)) == (0, True, True)
 
@@ -122,3 +122,53 @@ def test_cross_entropies_are_on_their_examples():
     assert {sizes[name] for name in noisy} == {3}
     assert (sizes["clean_train_accuracy"], sizes["validation_accuracy"], sizes["memorized_known_accuracy"]) == (2, 1, 2)
     assert all(math.isnan(metric.low) for name, metric in found.items() if name not in ACCURACIES)
+
+
+def small(true, given, prediction, chosen=None, split=TRAIN):
+    """Return a table of examples of one split whose probabilities are all 1/2."""
+    true, given = np.array(true), np.array(given)
+    n, half = len(true), np.full(len(true), math.log(0.5))
+    noisy = (true != given) & (true >= 0)
+    known = np.zeros(n, bool)
+    chosen = None if chosen is None else np.array(chosen, bool)
+    split, said = np.full(n, split), np.array(prediction)
+    return ExampleTable(split, np.arange(n), given, true, noisy, said, half, half, known, chosen)
+
+
+NEED_TRUTH = ("ground_truth_accuracy", "other_accuracy", "true_cross_entropy", "given_margin")
+
+
+def test_with_unknown_truth_memory_is_agreement_with_the_labels_at_hand():
+    found = compute(small([-1, -1, -1, -1], [0, 1, 2, 2], [0, 1, 0, 0]))
+    assert (found["memorized_accuracy"].value, found["memorized_accuracy"].n) == (1 / 2, 4)
+    assert found["given_cross_entropy"].n == 4
+    for name in (*NEED_TRUTH, "clean_train_accuracy", "clean_train_cross_entropy", "memorized_unseen_accuracy"):
+        assert found[name].n == 0
+        assert math.isnan(found[name].value)
+
+
+def test_with_partly_known_truth_only_known_labels_count():
+    found = compute(small([-1, 0, 0, 1], [2, 1, 0, 1], [2, 1, 0, 0]))
+    assert (found["memorized_accuracy"].value, found["memorized_accuracy"].n) == (1.0, 1)
+    assert (found["clean_train_accuracy"].value, found["clean_train_accuracy"].n) == (1 / 2, 2)
+    assert found["ground_truth_accuracy"].n == 1
+
+
+def test_of_a_forget_set_with_right_labels_there_is_no_ground_truth():
+    found = compute(small([0, 1, 2, 2], [0, 1, 2, 2], [0, 0, 2, 1], chosen=[1, 1, 0, 0]))
+    assert (found["memorized_accuracy"].value, found["memorized_accuracy"].n) == (1 / 2, 2)
+    assert (found["clean_train_accuracy"].value, found["clean_train_accuracy"].n) == (1 / 2, 2)
+    assert [found[name].n for name in NEED_TRUTH] == [0] * 4
+
+
+def test_a_forget_set_among_labels_of_unknown_truth():
+    found = compute(small([-1, -1, -1], [0, 1, 2], [0, 0, 2], chosen=[1, 0, 0]))
+    assert (found["memorized_accuracy"].value, found["memorized_accuracy"].n) == (1.0, 1)
+    assert (found["clean_train_accuracy"].value, found["clean_train_accuracy"].n) == (1 / 2, 2)
+
+
+@pytest.mark.parametrize(("split", "name"), [(TEST, "test_accuracy"), (TRIGGERED, "attack_success_rate")])
+def test_further_splits_are_measured_where_they_are(split, name):
+    found = compute(small([0, 1, 2, 2], [2, 2, 2, 2], [2, 1, 2, 2], split=split))
+    assert (found[name].value, found[name].n) == (3 / 4, 4)
+    assert set(OPTIONAL) & found.keys() == {key for key in OPTIONAL if key.split("_")[0] == name.split("_")[0]}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from cases import loader, vit
-from predicted import by_hand
+from predicted import COLUMNS, by_hand
 
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
 
@@ -11,7 +11,7 @@ def test_prediction_is_the_models_whatever_the_batch_size():
     model = vit("token", 5, torch.float64).train()
     small, large = (predict(model, {TRAIN: loader(11, size), VALIDATION: loader(7, size)}) for size in (3, 11))
     assert model.training
-    for name in ExampleTable.__dataclass_fields__:
+    for name in COLUMNS:
         assert np.allclose(getattr(small, name), getattr(large, name), atol=1e-6)
     assert small.index.tolist() == [*range(11), *range(7)]
     with torch.no_grad():
@@ -35,8 +35,8 @@ def test_logits_that_are_not_finite_are_never_class_0():
 def test_table_round_trip_and_no_pickles(tmp_path):
     by_hand().save(tmp_path / "examples.npz")
     again = ExampleTable.load(tmp_path / "examples.npz")
-    assert all(np.array_equal(getattr(again, n), getattr(by_hand(), n)) for n in ExampleTable.__dataclass_fields__)
-    np.savez(tmp_path / "bad.npz", **{n: np.array([{}], object) for n in ExampleTable.__dataclass_fields__})
+    assert all(np.array_equal(getattr(again, n), getattr(by_hand(), n)) for n in COLUMNS)
+    np.savez(tmp_path / "bad.npz", **{n: np.array([{}], object) for n in COLUMNS})
     with pytest.raises(ValueError, match="pickle"):
         ExampleTable.load(tmp_path / "bad.npz")
 

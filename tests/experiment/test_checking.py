@@ -1,12 +1,16 @@
 """``vitmem check``: one line for each thing that is wrong, and nothing is written."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from cases import QUICK
 from edited_runs import rewritten
 
+from vitmem.files import _machine
 from vitmem.runs.folder import held
 
 
@@ -88,13 +92,26 @@ def test_references_seeds_and_leftovers_of_an_experiment(cli, run_folder, tmp_pa
     folder = run_folder.parent
     shutil.copytree(tmp_path / "other" / "seed0-retrain", folder / "seed0-retrain")
     shutil.copytree(run_folder, folder / "seed1")
-    (folder / ".seed2.partial").mkdir()
+    (folder / ".seed2.partial").mkdir()  # of an earlier version
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left, alive = (folder / f".{_machine()}-{pid}-0123abcd.partial" for pid in (int(ended.stdout), os.getpid()))
+    left.mkdir()
+    alive.mkdir()
     code, printed, _ = cli("check", folder)
     assert code == 1
     assert f"{folder / 'seed0-retrain'} cannot be compared with {run_folder}" in printed
     assert f"{folder / 'seed1'} holds the run of seed 0" in printed
     assert f"{folder / '.seed2.partial'} was left by a command that was killed" in printed
-    assert printed.splitlines()[-1].startswith("3 of these are wrong in: 3 runs")
+    assert f"{left} was left by a command that was killed" in printed
+    assert str(alive) not in printed
+    assert printed.splitlines()[-1].startswith("4 of these are wrong in: 3 runs")
+
+
+def test_a_run_that_waits_for_the_one_that_replaces_it_is_not_left(cli, run_folder):
+    shutil.copytree(run_folder, run_folder.with_name(".seed0.replaced"))
+    assert ".seed0.replaced was left by a command" in cli("check", run_folder.parent)[1]
+    with held(run_folder):
+        assert ".seed0.replaced" not in cli("check", run_folder.parent)[1]
 
 
 def test_an_unfinished_run_is_not_wrong_and_one_in_use_is_told(cli, run_folder):

@@ -3,6 +3,7 @@ import dataclasses
 import shutil
 
 import pytest
+from cases import QUICK
 from edited_runs import Explode
 
 from vitmem.experiment.results import evaluate_folder
@@ -77,3 +78,13 @@ def test_early_stopping_is_a_reference_of_its_own(cli, tmp_path):
         assert [row["id"] for row in csv.DictReader(table)] == ["base", "early_stop"]
     with (tmp_path / "a" / "attacks.csv").open() as table:
         assert {row["id"] for row in csv.DictReader(table)} == {"base", "early_stop"}
+
+
+def test_a_dry_run_tells_that_the_data_are_other_ones(cli, run_folder, tmp_path, other_digits):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("references: []\n")
+    command = ("run", plan, f"--out={run_folder.parents[1]}", "--name=tiny", *QUICK, "--dry_run")
+    assert "the command will refuse" not in cli(*command)[1]
+    assert "other settings" in cli(*command, "--noise.rate=0.2")[1]
+    other_digits()
+    assert "seed0 hold runs of other data than those at hand: the command will refuse" in cli(*command)[1]

@@ -20,6 +20,7 @@ from vitmem.experiment.tuning import (
     Tuning,
     best,
     check_space,
+    check_validation,
     draw,
     matched,
     objective,
@@ -333,3 +334,10 @@ def test_an_experiment_tunes_each_edit_with_as_many_trials(cli, tmp_path, monkey
     code, _, errors = cli("run", file, f"--out={tmp_path}", "--tuner=grid")
     assert code == 2
     assert "tuner is 'grid'" in errors
+
+
+def test_tuning_without_validation_images_is_refused_in_one_line(run_folder):
+    run = TrainedRun.open(run_folder)
+    check_validation(run.data.validation_examples)
+    with pytest.raises(ValueError, match="the data set has none; give it some, or tune: 0"):
+        check_validation(run.data.validation_examples.subset(slice(0, 0)))

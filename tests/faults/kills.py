@@ -25,11 +25,15 @@ import torch
 from safetensors import safe_open
 
 import vitmem.cli
+import vitmem.cli.clean
 import vitmem.cli.edit
 import vitmem.cli.evaluate
+import vitmem.cli.export
 import vitmem.cli.run
 import vitmem.cli.train
 import vitmem.experiment.run
+import vitmem.runs.clean
+import vitmem.runs.export
 import vitmem.training.fit
 from vitmem.runs.folder import RunFolder
 
@@ -78,12 +82,26 @@ SCENARIOS = {
         (["run", "first.yaml", "--out=runs", "--name=a"],),
         "a/seed0",
     ),
+    "clean": Scenario(
+        ["clean", "runs/a", "--weights", "--checkpoints", "--factors"],
+        (TRAIN, [*EDIT, "--rho=0.9"], ["eval", "runs/a/seed0"]),
+        "a/seed0",
+    ),
+    "export": Scenario(
+        ["export", "runs/a/seed0", "k", "runs/exported", "--force"], (TRAIN, [*EDIT, "--rho=0.9"]), "a/seed0"
+    ),
+    "export, again": Scenario(
+        ["export", "runs/a/seed0", "k", "runs/exported", "--force"],
+        (TRAIN, [*EDIT, "--rho=0.9"], ["export", "runs/a/seed0", "base", "runs/exported"]),
+        "a/seed0",
+    ),
 }
 PAIRS = [
     ("train", [*TRAIN, "--train.lr=0.002"], [*TRAIN, "--train.lr=0.003"]),
     ("edit", [*EDIT, "--rho=0.9"], [*EDIT, "--rho=0.8"]),
     ("edit", ["edit", "svd", "runs/a/seed0"], ["eval", "runs/a/seed0"]),
     ("edit --force", ["edit", "svd", "runs/a/seed0", "--wait"], ["eval", "runs/a", "--attacks=quantize", "--wait"]),
+    ("clean", ["clean", "runs/a", "--weights"], ["eval", "runs/a/seed0"]),
     ("run", ["run", "first.yaml", "--out=runs", "--name=a"], [*SCENARIOS["run"].command, "--seeds=1"]),
 ]
 

@@ -9,7 +9,7 @@ from faults.outcomes import RUN, Case
 from vitmem.attacks import attacks
 from vitmem.datamodules import datasets
 from vitmem.datamodules.augment import Augment
-from vitmem.datamodules.noise import NOISES
+from vitmem.datamodules.noise import noises
 from vitmem.editing import edits
 from vitmem.models.config import ModelConfig
 from vitmem.training.config import TrainConfig, TrainerConfig
@@ -56,7 +56,7 @@ def options(classes: Mapping[str, type]) -> Iterator[tuple[str, str, object]]:
 def of_sections() -> Iterator[Case]:
     """Yield the cases of a run's configuration, from a file."""
     parts = [(name, "", {name: chosen}) for name, chosen in SECTIONS.items()]
-    parts += [("data", "name", datasets()), ("noise", "kind", NOISES)]
+    parts += [("data", "name", datasets()), ("noise", "kind", noises())]
     for section, key, classes in parts:
         for owner, option, kind in options(classes):
             for value in wrong(kind):

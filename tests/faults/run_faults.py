@@ -11,6 +11,8 @@ QUANTIZE = ("eval", RUN, "--edits=base", "--attacks=[{name: quantize, bits: [4],
 MEMBERSHIP = ("eval", RUN, "--edits=base", "--attacks=[{name: membership, shadows: 2}]")
 EDIT = ("edit", "kfac", RUN, "--rho=0.8", "--examples=200", "--id=another")
 KFAC = "edits/kfac-rho0.9/"
+EXPORT = ("export", RUN, "kfac-rho0.9", "out")
+CLEAN = ("clean", RUN, "--checkpoints", "--weights", "--factors")
 WRONG = (10**30, [])
 SOME = {fault: JSON[fault] for fault in ("gone", "empty", "cut off", "a list", "a pipe")}
 
@@ -30,6 +32,24 @@ FILES = {
     "evals/base/metrics.json": (JSON, EVAL, (), (0,)),
     "evals/base/examples.npz": (BINARY, EVAL, (), (0,)),
     "evals/base/attacks/quantize.json": (JSON, QUANTIZE, (), (0,)),
+}
+# Of the same files: what is exported is whole and checked; what may be somebody else's is not removed.
+EXPORTED = {
+    "model.json": (JSON, (2,)),
+    "noise.csv": (SOME, (2,)),
+    KFAC + "edit.json": (JSON, (2,)),
+    KFAC + "model.safetensors": (BINARY, (2,)),
+    "evals/kfac-rho0.9/metrics.json": (JSON, (0,)),  # it then says that this is missing
+    "evals/base/metrics.json": (SOME, (0,)),
+}
+CLEANED = {
+    "provenance.json": (SOME, (2,)),
+    "model.safetensors": (SOME, (2,)),
+    "checkpoints/last.ckpt": (BINARY, (0,)),
+    KFAC + "edit.json": (JSON, (0,)),
+    KFAC + "model.safetensors": (BINARY, (0,)),
+    KFAC + "model.json": (SOME, (0,)),
+    "evals/kfac-rho0.9/metrics.json": (SOME, (0,)),
 }
 # File -> places that are given values of wrong types, a command that reads it, right exit codes.
 VALUES = {
@@ -88,6 +108,9 @@ def of_run_folders() -> Iterator[Case]:
     """Yield the cases of files of a finished run."""
     for name, (damages, command, words, codes) in FILES.items():
         yield from cases(name, damages, command, words, codes)
+    for files, command in ((EXPORTED, EXPORT), (CLEANED, CLEAN)):
+        for name, (damages, codes) in files.items():
+            yield from cases(name, damages, command, (), codes)
     for name, (places, command, codes) in VALUES.items():
         damages = {
             f"{place} is {str(value)[:8]}": changed(*place.split("/"), to=value)
@@ -108,7 +131,8 @@ def of_resealed() -> Iterator[Case]:
             yield Case("noise.json, resealed", f"{key} is {value}", EVAL, (), lambda f, d=damage: d(f / RUN))
     for key, value in ARGUMENTS.items():
         damage = resealed("model.json", changed("timm", key, to=value))
-        yield Case("model.json, resealed", f"{key} is {value}", EDIT, (), lambda f, d=damage: d(f / RUN))
+        for command in (EDIT, ("export", RUN, "base", "out")):
+            yield Case("model.json, resealed", f"{key} is {value}", command, (), lambda f, d=damage: d(f / RUN))
     rows = {"no header": "", "another header": "a,b\n1,2\n", "words": "index,true,given\n0,x,y\n", "few rows": None}
     for fault, text in rows.items():
         damage = resealed("noise.csv", lambda path, text=text: path.write_text(text or path.read_text()[:200]))

@@ -183,7 +183,7 @@ def test_options(option, folder):
     without_code(*TRAIN, option + Path("planted.yaml").read_text().removeprefix("seed: "), codes=(2,))
 
 
-@pytest.mark.parametrize("verb", ["run", "list", "check", "eval", "edit"])
+@pytest.mark.parametrize("verb", ["run", "list", "check", "eval", "clean", "edit"])
 def test_what_is_no_run_and_no_experiment(verb, folder):
     for form in PLANTS:
         if form != "npz":

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
-from vitmem.models.weights import find_pretrained, load_model, read_pretrained, save_model
+from vitmem.models.weights import find_weights, load_model, read_pretrained, save_model
 
 SIZES = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4}
 
@@ -49,7 +49,7 @@ def test_the_same_size_gives_the_same_function(tmp_path, suffix):
     else:
         save_file(source.state_dict(), path)
     model = ours((3, 16, 16), 7).eval()
-    weights, notes = read_pretrained(find_pretrained(str(tmp_path)), model)
+    weights, notes = read_pretrained(find_weights(str(tmp_path)), model)
     model.load_state_dict(weights)
     image = torch.randn(2, 3, 16, 16)
     assert torch.equal(model(image), source(image))
@@ -163,9 +163,9 @@ def test_weights_under_another_ending(file, tmp_path, name):
 def test_a_pipe_is_no_file_of_weights(tmp_path):
     os.mkfifo(tmp_path / "a.pth")
     with pytest.raises(ValueError, match="holds 0 files of weights"):
-        find_pretrained(str(tmp_path))
+        find_weights(str(tmp_path))
     with pytest.raises(ValueError, match="there is no file"):
-        find_pretrained(str(tmp_path / "a.pth"))
+        find_weights(str(tmp_path / "a.pth"))
 
 
 class Evil:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vitmem.runs import folder
-from vitmem.runs.folder import held
+from vitmem.runs.folder import held, in_use
 
 HOLDS = """
 import sys, time
@@ -94,3 +94,17 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(folder.FileLock, "acquire", none)
     with pytest.raises(ValueError, match="file system without locks"), held(tmp_path / "seed0"):
         pass
+
+
+def test_a_run_is_in_use_by_whatever_name_it_has(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "seed0").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "runs" / "seed0")
+    monkeypatch.chdir(tmp_path / "runs" / "seed0")
+    process = holder(tmp_path / "runs" / "seed0", 60)
+    try:
+        for path in (Path("."), tmp_path / "link", tmp_path / "runs" / "seed0" / ".." / "seed0"):
+            assert in_use(path), path
+    finally:
+        process.kill()
+        process.wait()
+    assert in_use(tmp_path / "link") is None

@@ -181,6 +181,20 @@ def test_a_replaced_run_is_kept_until_the_new_one_is_finished(cli, run_folder, m
     assert not kept.exists()
 
 
+def test_what_goes_on_after_force_is_said(cli, run_folder, monkeypatch):
+    """With --force again, the training would begin anew."""
+    from vitmem.runs import train
+
+    command = ("train", f"--out={run_folder.parents[1]}", "--name=tiny", *QUICK, "--train.lr=0.002")
+
+    def ended(*args, **options):
+        raise Interrupted("stopped at step 3; the same command goes on from there", 143)
+
+    monkeypatch.setattr(train, "fit", ended)
+    assert "; the same command without --force goes on from there" in cli(*command, "--force")[2]
+    assert "; the same command goes on from there" in cli(*command)[2]
+
+
 def test_a_run_whose_replacement_never_began_is_put_back(cli, run_folder):
     run_folder.rename(run_folder.with_name(".seed0.replaced"))
     code, printed, _ = cli("train", f"--out={run_folder.parents[1]}", "--name=tiny", *QUICK)

@@ -6,7 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from vitmem.runs.trained import TrainedRun
+from vitmem.datamodules.folder import ImageFolder
+from vitmem.runs.config import RunConfig
+from vitmem.runs.trained import TrainedRun, saved_config
+from vitmem.yaml_files import LONGEST_LIST, dump_yaml
 
 
 def test_what_a_run_folder_holds(finished):
@@ -149,3 +152,13 @@ def test_an_edit_that_was_renamed_is_refused(cli, run_folder):
     code, _, errors = cli("eval", run_folder, "--edits=other")
     assert (code, errors.count("\n")) == (2, 1)
     assert "holds an edit called 'kfac-rho0.9': it was renamed or copied" in errors
+
+
+def test_a_run_of_more_classes_than_a_file_may_list_opens_again(tmp_path):
+    """As Python makes it: class names in the configuration itself."""
+    config = RunConfig(data=ImageFolder(root="x", classes=[f"class {k}" for k in range(LONGEST_LIST + 1)]))
+    (tmp_path / "config.yaml").write_text(dump_yaml(config.to_dict()))
+    assert saved_config(tmp_path) == config
+    (tmp_path / "config.yaml").write_text(dump_yaml(config.to_dict()).replace("class 7\n", "null\n"))
+    with pytest.raises(ValueError, match=r"data.classes holds something else than names"):
+        saved_config(tmp_path)

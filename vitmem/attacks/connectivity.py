@@ -5,7 +5,6 @@ Vision transformers have no batch statistics, so the weights between two models 
 
 import itertools
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from vitmem.datamodules.batch import Examples, keyed_generator
 from vitmem.datamodules.module import MemorisationData
 from vitmem.evaluation.metrics import compute
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
+from vitmem.models.anatomy import anatomy_of
 from vitmem.models.build import with_weights
 from vitmem.training.errors import TrainingDiverged
 
@@ -64,9 +64,10 @@ class Connectivity(Attack):
         drawn, order = torch.randint(2**62, (2,), generator=generator).tolist()
         undefined: dict[str, str] = {}
         if self.relearn_steps:
-            right = data.data.train_examples.subset(~data.data.train_examples.is_noisy)
+            right = data.data.train_examples.subset(data.data.train_examples.to_retain)
             batches = data.data.loader(right, 128, shuffle=True, seed=order)
             try:
+                data.data.need_forget_set("relearning sees the examples whose labels are right")
                 ends["relearned"] = fine_tune(model, batches, self.relearn_steps, lr=self.relearn_lr)
             except (ValueError, TrainingDiverged) as error:
                 ends["relearned"], undefined["relearned"] = None, str(error)
@@ -87,7 +88,7 @@ class Connectivity(Attack):
             paths[name] = {
                 "barrier": {loss: barrier(alphas, [values[loss] for values in found]) for loss in LOSSES},
                 "memory_back": back,
-                "distance": distances(*states),
+                "distance": distances(*states, anatomy_of(uncompiled(model)).blocks),
             }
         return AttackResult(rows, {"paths": paths, "undefined": undefined, "seconds": time.perf_counter() - start})
 
@@ -127,12 +128,20 @@ def memory_back(alphas: Sequence[float], memorized: Sequence[float], base: float
     return math.nan, "memorized accuracy stays below half of base's"
 
 
-def distances(first: Mapping[str, Tensor], last: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Return the Euclidean distance by block and in total, and relative to the norm of the last model's weights."""
+def distances(
+    first: Mapping[str, Tensor], last: Mapping[str, Tensor], blocks: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
+    """Return the Euclidean distance by block and in total, and relative to the norm of the last model's weights.
+
+    Args:
+        first: weights by name.
+        last: weights by name.
+        blocks: names of the blocks; what lies in none counts by the first part of its name.
+    """
     squares: dict[str, Tensor] = {}
     for name, value in last.items():
         if value.is_floating_point():
-            block = re.match(r"blocks\.\d+|[^.]+", name).group()
+            block = next((b for b in blocks if name.startswith(f"{b}.")), name.partition(".")[0])
             gap = first[name].to(value).double() - value.double()
             pair = torch.stack([gap.square().sum(), value.double().square().sum()]).cpu()
             for group in (block, "total"):
@@ -154,6 +163,6 @@ def _loaders(data: MemorisationData, examples: int, seed: int) -> dict[int, obje
         return torch.randperm(len(part), generator=keyed_generator(seed))[:examples].sort().values
 
     train, validation = data.train_examples, data.validation_examples
-    rows = [torch.nonzero(mask).flatten() for mask in (train.is_noisy, ~train.is_noisy)]
+    rows = [torch.nonzero(mask).flatten() for mask in (train.remembered, train.to_retain)]
     chosen = torch.cat([part[some(part)] for part in rows])
     return {TRAIN: data.loader(train.subset(chosen)), VALIDATION: data.loader(validation.subset(some(validation)))}

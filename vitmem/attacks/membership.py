@@ -77,8 +77,8 @@ class Membership(Attack):
         self, model: nn.Module, data: AttackData, pairs: Pairs, shadows: list[Shadow]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return the scores of members and of non-members, by the score's name."""
-        noisy = pairs.train.is_noisy.numpy()
-        asked = (pairs.train.subset(pairs.train.is_noisy), pairs.candidates, pairs.population)
+        noisy = pairs.train.to_forget.numpy()
+        asked = (pairs.train.subset(pairs.train.to_forget), pairs.candidates, pairs.population)
         phi_M, phi_N, phi_Z = (confidences(model, data.data, part)[0] for part in asked)
         phi = np.concatenate([phi_M, phi_N])
         from scipy.special import log_expit
@@ -137,7 +137,7 @@ def keep_memorization(pairs: Pairs, shadows: list[Shadow], folder) -> dict:
     """Write ``memorization.npz`` (the estimate for every pair of the pool) and return its mean over groups."""
     kept_SP = np.stack([shadow.kept for shadow in shadows])
     value_P = s.memorization(np.stack([shadow.correct for shadow in shadows])[:, : pairs.pool_size], kept_SP)
-    noisy, candidate = pairs.train.is_noisy.numpy(), np.ones(len(pairs.candidates), bool)
+    noisy, candidate = pairs.train.to_forget.numpy(), np.ones(len(pairs.candidates), bool)
     columns = _columns(pairs.train, pairs.candidates)
     _save(folder / "memorization.npz", {**columns, "memorization": value_P.astype(np.float32)})
     groups = {
@@ -152,7 +152,7 @@ def keep_memorization(pairs: Pairs, shadows: list[Shadow], folder) -> dict:
 def _keep_scores(pairs: Pairs, found: dict[str, tuple[np.ndarray, np.ndarray]], data: AttackData) -> None:
     folder = data.folder / "membership"
     folder.mkdir(parents=True, exist_ok=True)
-    columns = _columns(pairs.train.subset(pairs.train.is_noisy), pairs.candidates)
+    columns = _columns(pairs.train.subset(pairs.train.to_forget), pairs.candidates)
     values = {name: np.concatenate(pair).astype(np.float32) for name, pair in found.items()}
     _save(folder / f"{data.subject}.npz", columns | values)
 

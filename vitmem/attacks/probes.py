@@ -10,8 +10,7 @@ then permutations of them), K classes.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,15 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from vitmem.attacks.contract import Attack, AttackData, AttackResult
+from vitmem.attacks.features import HEAD, features_of
 from vitmem.attacks.finetune import fine_tune
 from vitmem.curvature.collect import uncompiled
 from vitmem.datamodules.batch import Examples, keyed_generator
 from vitmem.datamodules.module import MemorisationData
 from vitmem.evaluation.logistic import choose_l2, fit_logistic, log_probabilities, standardised
 from vitmem.evaluation.metrics import accuracy
+from vitmem.models.anatomy import anatomy_of
 from vitmem.models.finite import answers
-
-HEAD = "head"
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,9 @@ class Probes(Attack):
         self, model: nn.Module, data: MemorisationData, generator: torch.Generator
     ) -> tuple[list[dict], dict[str, str]]:
         """Return the rows, and why what is undefined in them is so."""
+        data.need_forget_set("probes look at the examples to be forgotten")
         train, classes = data.train_examples, data.data.num_classes
-        parts = (train.subset(train.is_noisy), train.subset(~train.is_noisy), data.validation_examples)
+        parts = (train.subset(train.to_forget), train.subset(train.to_retain), data.validation_examples)
         noisy, clean, validation = (_some(part, self.examples, generator) for part in parts)
         features = {part: features_of(model, data, part) for part in (noisy, clean, validation)}
         rows, undefined = [], {}
@@ -124,8 +124,9 @@ class Imprint(Probes):
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return the rows of ``Probes`` on the model that learned the other task."""
         start = time.perf_counter()
+        data.data.need_forget_set("probes look at the examples to be forgotten")
         train, classes = data.data.train_examples, data.data.data.num_classes
-        clean = train.subset(~train.is_noisy)
+        clean = train.subset(train.to_retain)
         if not isinstance(clean.image, Tensor):  # no more than is used, since rotated images are held
             clean = _some(clean, self.steps * 64, generator)
         other = other_task(clean, self.task, classes, generator)
@@ -134,11 +135,12 @@ class Imprint(Probes):
         tuned = fine_tune(model, loader, self.steps, lr=self.lr, weight_decay=self.weight_decay)
         rows, undefined = self.probe(tuned, data.data, generator)
         noisy, clean = (
-            _some(train.subset(mask), self.examples, generator) for mask in (train.is_noisy, ~train.is_noisy)
+            _some(train.subset(mask), self.examples, generator) for mask in (train.to_forget, train.to_retain)
         )
         said = predictions(tuned, data.data, _some(other, self.examples, generator))
         rows.append({"probe": "task", "place": HEAD, "accuracy": float((said[0] == said[1]).double().mean())})
-        tuned.head.load_state_dict(uncompiled(model).head.state_dict())
+        head = anatomy_of(tuned).head
+        tuned.get_submodule(head).load_state_dict(uncompiled(model).get_submodule(head).state_dict())
         validation = _some(data.data.validation_examples, self.examples, generator)
         answers = [predictions(tuned, data.data, part)[0] for part in (clean, noisy, validation)]
         rows.append({"probe": "old_head", "place": HEAD, **_accuracies(answers, clean, noisy, validation)})
@@ -206,7 +208,7 @@ def new_head(
         generator: draws the folds in which the strength of regularisation is chosen.
     """
     xs = standardised(*head_features)
-    label = clean.true_label.to(xs[0].device)
+    label = clean.given_label.to(xs[0].device)
     l2 = choose_l2(xs[0], label, classes, generator)
     coefficient = fit_logistic(xs[0], label[None], torch.ones_like(label[None], dtype=xs[0].dtype), l2, classes)
     answers = [log_probabilities(x_ND, coefficient)[0].argmax(1).cpu() for x_ND in xs]
@@ -217,8 +219,8 @@ def _accuracies(answers: Sequence[Tensor], clean: Examples, noisy: Examples, val
     on_clean, on_noisy, on_validation = answers
     correct = {
         "memorized_accuracy": on_noisy == noisy.given_label,
-        "ground_truth_accuracy": on_noisy == noisy.true_label,
-        "clean_train_accuracy": on_clean == clean.true_label,
+        "ground_truth_accuracy": (on_noisy == noisy.true_label)[noisy.is_noisy],
+        "clean_train_accuracy": on_clean == clean.given_label,
         "validation_accuracy": on_validation == validation.true_label,
     }
     return {name: accuracy(np.asarray(values)).value for name, values in correct.items()}
@@ -232,7 +234,7 @@ def other_task(clean: Examples, task: str, classes: int, generator: torch.Genera
     """
     if task == "labels":
         shift = int(torch.randint(1, classes, (), generator=generator))
-        label = (clean.true_label + shift) % classes
+        label = (clean.given_label + shift) % classes
         return Examples(clean.image, label, label, clean.index)
     height, width = clean.image.shape[-2:]
     if height != width or classes < 4:
@@ -245,54 +247,6 @@ def other_task(clean: Examples, task: str, classes: int, generator: torch.Genera
     for turn in (1, 2, 3):
         image[turns == turn] = torch.rot90(image[turns == turn], turn, (2, 3))
     return Examples(image, turns, turns, clean.index)
-
-
-@contextmanager
-def watched(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Yield a dict that every forward pass fills with pooled features by place; afterwards no hook is left.
-
-    Places are ``blocks.0`` and so on, class token or mean of the patch tokens, whichever the classifier reads, and
-    ``head``, its input.
-
-    Raises:
-        ValueError: the classifier reads something else.
-    """
-    if model.global_pool not in ("token", "avg"):
-        raise ValueError(
-            f"probes pool the class token or the mean of the patches; this model's pool is {model.global_pool!r}"
-        )
-    seen: dict[str, Tensor] = {}
-
-    def keep_block(name: str):
-        def hook(module, inputs, output_BSC: Tensor) -> None:
-            prefix = model.num_prefix_tokens
-            token = model.global_pool == "token"
-            seen[name] = output_BSC[:, 0] if token else output_BSC[:, prefix:].mean(1)
-
-        return hook
-
-    def keep_input(module, inputs) -> None:
-        seen[HEAD] = inputs[0]
-
-    handles = [block.register_forward_hook(keep_block(f"blocks.{i}")) for i, block in enumerate(model.blocks)]
-    handles.append(model.head.register_forward_pre_hook(keep_input))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def features_of(model: nn.Module, data: MemorisationData, examples: Examples) -> dict[str, Tensor]:
-    """Return pooled features N D of a model in eval mode, by place; empty without examples."""
-    model, parts = uncompiled(model), []
-    device = next(model.parameters()).device
-    with watched(model) as seen:
-        for batch in data.loader(examples):
-            model(batch.image.to(device))
-            parts.append(dict(seen))
-    return {place: torch.cat([part[place] for part in parts]) for place in (parts[0] if parts else ())}
 
 
 @torch.no_grad()

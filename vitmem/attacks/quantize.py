@@ -18,7 +18,8 @@ from vitmem.attacks.scoring import score, scoring_sets
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import LinearMap, linear_maps
 from vitmem.models.build import with_weights
-from vitmem.models.layers import is_linear, select_layers
+from vitmem.models.kinds import is_linear
+from vitmem.models.layers import select_layers
 from vitmem.models.memory import ran_out
 
 Scheme = Literal["symmetric", "asymmetric"]

@@ -101,7 +101,7 @@ class Relearn(Attack):
             return shown
         generator = torch.Generator().manual_seed(seed)
         examples = data.train_examples
-        position = torch.arange(len(examples)) if arm == "unrelated" else (~examples.is_noisy).nonzero()[:, 0]
+        position = torch.arange(len(examples)) if arm == "unrelated" else examples.to_retain.nonzero()[:, 0]
         most = self.steps * self.batch_size
         retain = examples.subset(position[torch.randperm(len(position), generator=generator)[:most]])
         if arm == "unrelated":
@@ -132,10 +132,11 @@ def split(data: MemorisationData, generator: torch.Generator, known: Tensor | No
         generator: of the draw.
         known: N, bool, the wrong labels of which half are shown; None: of all.
     """
+    data.need_forget_set("relearning shows examples to be forgotten")
     examples = data.train_examples
-    pool = (examples.is_noisy if known is None else known).nonzero()[:, 0]
+    pool = (examples.to_forget if known is None else known).nonzero()[:, 0]
     shown = pool[torch.randperm(len(pool), generator=generator)][: len(pool) // 2]
-    hidden = examples.is_noisy.clone()
+    hidden = examples.to_forget.clone()
     hidden[shown] = False
     return examples.subset(shown), examples.subset(hidden)
 

@@ -13,7 +13,9 @@ from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
 from vitmem.models.finite import NOTHING
 
 # Which wrong labels an edit knew is told apart only where that was a part of them, and of the memory alone.
-ACCURACIES = tuple(n for n in metrics.ACCURACIES if "known" not in n and "unseen" not in n)
+ACCURACIES = tuple(
+    n for n in metrics.ACCURACIES if not any(part in n for part in ("known", "unseen", "test", "attack"))
+)
 SCORED = (*ACCURACIES, "given_cross_entropy")
 KNOWN = ("memorized_known_accuracy", "memorized_unseen_accuracy")
 
@@ -37,15 +39,15 @@ def both_halves(n: int, limit: int) -> Tensor:
 def scoring_sets(data: MemorisationData, limit: int) -> dict[int, InMemoryLoader]:
     """Return loaders, by split, over the noisy, the clean training and the validation examples.
 
+    Where no true label is known, memory is of all training examples, and none are clean.
+
     Args:
         data: the data module of the run.
         limit: most examples of each of the three, evenly spaced.
     """
     examples, validation = data.train_examples, data.validation_examples
-    chosen = [
-        kind[evenly(len(kind), limit)]
-        for kind in (examples.is_noisy.nonzero()[:, 0], (~examples.is_noisy).nonzero()[:, 0])
-    ]
+    kinds = (examples.remembered.nonzero()[:, 0], examples.to_retain.nonzero()[:, 0])
+    chosen = [kind[evenly(len(kind), limit)] for kind in kinds]
     return {
         TRAIN: data.loader(examples.subset(torch.cat(chosen).sort().values)),
         VALIDATION: data.loader(validation.subset(both_halves(len(validation), limit))),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vitmem.attacks.contract import Recipe
 from vitmem.datamodules.batch import Examples, keyed_generator, keyed_seed
 from vitmem.datamodules.module import MemorisationData
-from vitmem.datamodules.noise import NOISES, Noise
+from vitmem.datamodules.noise import Noise, noises
 from vitmem.files import remove, write_atomically
 from vitmem.models.finite import answers
 
@@ -57,21 +57,29 @@ class Pairs:
 
 def make_pairs(data: MemorisationData) -> Pairs:
     """Return the pairs of a run; which validation images are candidates depends on the noise seed alone."""
+    data.need_forget_set("membership inference asks about the examples to be forgotten")
     wrong = wrong_validation(data)
     wrong = wrong.subset(torch.randperm(len(wrong), generator=keyed_generator(data.manifest.seed, 21)))
-    count = min(int(data.manifest.is_noisy.sum()), len(wrong) // 2)
+    count = min(int(data.manifest.to_forget.sum()), len(wrong) // 2)
     return Pairs(data.train_examples, wrong.subset(slice(0, count)), wrong.subset(slice(count, None)))
 
 
 def wrong_validation(data: MemorisationData) -> Examples:
     """Return the validation images with labels that the run's noise makes wrong; those that stay right are left out.
 
+    Of a forget set that was chosen, those of its classes, with their own labels; of a trigger, those that show it.
+
     Kinds that draw labels from the true ones do so again. For labels that came from a file, from the pixels or with
     canaries, the given labels of noisy training examples of the same class are drawn instead.
     """
     examples, manifest = data.validation_examples, data.manifest
+    if (triggered := data.triggered_examples) is not None:
+        return triggered
+    if manifest.chosen is not None:
+        asked = np.unique(manifest.given_label[manifest.chosen])
+        return examples.subset(torch.isin(examples.given_label, torch.from_numpy(asked)))
     rng, true = np.random.RandomState([manifest.seed, 2]), examples.true_label.numpy()
-    kind = NOISES.get(manifest.kind, Noise)
+    kind = noises().get(manifest.kind, Noise)
     if kind.corrupt is not Noise.corrupt and "num_canaries" not in manifest.details:
         given = kind(seed=manifest.seed).corrupt(true, data.data, rng)
     else:

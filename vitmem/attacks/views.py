@@ -57,6 +57,10 @@ class Views(Attack):
             raise ValueError(f"crops: {wrong[0]} is not a share of the side, in (0, 1]")
         if wrong := [quality for quality in self.jpeg if not 1 <= quality <= 100]:
             raise ValueError(f"jpeg: {wrong[0]} is not a quality, 1 to 100")
+        if wrong := [degrees for degrees in self.degrees if not 0 <= degrees <= 180]:
+            raise ValueError(f"degrees: {wrong[0]} is not a rotation, both ways, in [0, 180]")
+        if wrong := [change for change in self.brightness if not 0 <= change <= 1]:
+            raise ValueError(f"brightness: {wrong[0]} is not a relative change, both ways, in [0, 1]")
         if wrong := [sd for sd in self.noise if sd < 0]:
             raise ValueError(f"noise: {wrong[0]} is not a standard deviation; it must not be negative")
         if self.examples < 1:
@@ -89,7 +93,7 @@ class Views(Attack):
         start = time.perf_counter()
         device = next(model.parameters()).device
         examples = data.data.train_examples
-        noisy = examples.is_noisy.nonzero()[:, 0]
+        noisy = examples.remembered.nonzero()[:, 0]
         chosen = examples.subset(noisy[evenly(len(noisy), self.examples)])
         seed = int(torch.randint(2**31, (), generator=generator))
         tables = {}

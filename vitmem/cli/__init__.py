@@ -12,19 +12,33 @@ from vitmem.cli.output import kept
 USAGE = """usage: vitmem VERB ...
 
   train                    train a model on data with injected wrong labels
+  adopt WEIGHTS            make a run folder from weights that were trained elsewhere
   edit NAME RUN            edit the weights of a trained model, for example: edit kfac runs/digits/seed0 --rho 0.8
   eval RUN ...             measure trained models and their edits, attack them (--attacks), and print the tables
   check FOLDER ...         say what is wrong in run and experiment folders: changed, damaged, stale, left over
+  export RUN ID FOLDER     write a model, base or edited, as a folder that timm and Hugging Face Transformers open
+  clean FOLDER ...         free disk: checkpoints of finished trainings, curvature, weights of edits; results stay
   run EXPERIMENT.yaml      all stages of an experiment file, over its seeds
-  list [WHAT]              data sets, noise kinds, models, edits, attacks and metrics, or one of them
+  list [WHAT]              data sets, noise kinds, models, edits, attacks, metrics, figures and loggers, or one of them
 
+Every verb takes --plugin FILE.py: a file of yours whose edits, attacks, metrics, ... join ours; it is code that runs.
 `vitmem VERB --help` lists the options of a verb with their defaults (`vitmem edit NAME --help` those of an edit).
 Exit codes: 0 done, 1 failed (check: something is wrong), 2 wrong input, 130 stopped by Ctrl-C and 143 by SIGTERM (the
-state is saved: the same command goes on from there).
+state is saved: the same command goes on from there, if need be without --force).
 VITMEM_DEBUG=1 shows the traceback of an error."""
 
 # verb -> module
-VERBS = {"train": "train", "edit": "edit", "eval": "evaluate", "check": "check", "run": "run", "list": "listing"}
+VERBS = {
+    "train": "train",
+    "adopt": "adopt",
+    "edit": "edit",
+    "eval": "evaluate",
+    "check": "check",
+    "export": "export",
+    "clean": "clean",
+    "run": "run",
+    "list": "listing",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +69,8 @@ def _run(arguments: list[str]) -> int:
         if arguments[0] not in VERBS:
             raise ValueError(f"unknown verb {arguments[0]!r}; verbs are: {', '.join(VERBS)}")
         with alone_or_launched():
-            return import_module(f"vitmem.cli.{VERBS[arguments[0]]}").main(arguments[1:]) or 0
+            rest = without_plugins(arguments[1:])
+            return import_module(f"vitmem.cli.{VERBS[arguments[0]]}").main(rest) or 0
     except KeyboardInterrupt:
         return fail("stopped", 130)
     except Exception as error:
@@ -68,9 +83,9 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error, (Interrupted, StateLost, TrainingDiverged)):
             if not is_main():  # it ends well here, or Lightning would kill the main process before it has told
                 return 0
-            return fail(str(error), getattr(error, "code", 1))
+            return fail(again(str(error), arguments), getattr(error, "code", 1))
         if ran_out(error):
-            return fail(f"{_first(error)}; {_LOWER}", 1)
+            return fail(again(f"{_first(error)}; {_LOWER}", arguments), 1)
         if isinstance(error, OSError) and error.filename is not None:
             return fail(f"{error.filename} cannot be read or written: {error.strerror}", 2)
         if isinstance(error, (OSError, ValueError)):
@@ -78,10 +93,46 @@ def _run(arguments: list[str]) -> int:
         raise
 
 
+def without_plugins(arguments: Sequence[str]) -> list[str]:
+    """Load the plug-ins that a command line names, and return the rest of it.
+
+    Raises:
+        ValueError: one cannot be loaded.
+    """
+    from vitmem.registry import load_plugin
+
+    rest, found = [], iter(arguments)
+    for argument in found:
+        option, given, value = argument.partition("=")
+        if option == "--plugin":
+            load_plugin(value if given else next(found, ""))
+        else:
+            rest.append(argument)
+    return rest
+
+
 _LOWER = (
     "not enough memory: the same command goes on from what is stored; lower batch_size (for train: raise "
     "trainer.accumulate), layers_per_pass or the number of examples, or free memory"
 )
+
+
+_WITHOUT = {  # what goes on after a command with --force, which would do again what it has done
+    "train": "the same command without --force",
+    "run": "the same command without --force, which keeps what was not yet done again,",
+    "eval": "the same command without --force, which keeps what was not yet done again,",
+}
+
+
+def again(message: str, arguments: Sequence[str]) -> str:
+    """Return a message that says which command goes on.
+
+    Args:
+        message: as it is without --force.
+        arguments: of the command line, the verb first.
+    """
+    forced = any(argument == "--force" or argument.startswith("--force=") for argument in arguments)
+    return message.replace("the same command", _WITHOUT.get(arguments[0], "the same command")) if forced else message
 
 
 def _first(error: BaseException) -> str:

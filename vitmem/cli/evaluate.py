@@ -41,6 +41,7 @@ def main(arguments: Sequence[str]) -> None:
             measured = results.write_run_table(run)
             if attacks:
                 attacked += attacking.attack_folder(run, attacks, ids, force=values.force)
+                measured = results.write_run_table(run)  # some of its columns are of attacks
                 attacking.write_attacks(path / "evals", attacking.all_results(run, measured), measured, others)
     rows = results.with_configurations(rows)
     tables = {folder: results.write_experiment_table(folder, known=values.known) for folder in experiments}

@@ -3,20 +3,24 @@
 import dataclasses
 import difflib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vitmem.attacks import attacks
 from vitmem.cli.shared import wants_help
 from vitmem.datamodules import datasets
-from vitmem.datamodules.noise import NOISES
+from vitmem.datamodules.noise import noises
 from vitmem.editing import edits
-from vitmem.evaluation.metrics import METRICS
-from vitmem.models.config import SIZES
+from vitmem.evaluation.metrics import METRICS, added
+from vitmem.evaluation.unlearning import NAMES
+from vitmem.figures import figures
+from vitmem.models.config import SIZES, models
 from vitmem.options import summary
+from vitmem.registry import Registry
+from vitmem.training.loggers import loggers
 
 USAGE = """usage: vitmem list [WHAT]
 
-WHAT is data, noise, models, edits, attacks or metrics, or the name of one of them; everything by default.
+WHAT is data, noise, models, edits, attacks, metrics, figures or loggers, or the name of one of them; all by default.
 
 examples:
   vitmem list edits
@@ -50,17 +54,30 @@ def main(arguments: Sequence[str]) -> None:
 def registered() -> dict[str, list[tuple[str, dict[str, str]]]]:
     """Return, by kind, the titles and entries to print."""
     by_track: dict[str, dict[str, str]] = {}
-    for name, cls in edits().items():
-        by_track.setdefault(cls().track, {})[name] = with_options(cls)
-    models = "models (and most other vit_* names of timm; width, depth, heads and patch can be given)"
+    registry = edits()
+    for name, line in told(registry, with_options).items():
+        by_track.setdefault(registry[name]().track, {})[name] = line
+    sizes = "models (and most other vit_* names of timm; width, depth, heads and patch can be given)"
     return {
-        "data": [("data sets", {n: summary(c) for n, c in datasets().items()})],
-        "noise": [("noise kinds", {n: summary(c) for n, c in NOISES.items()})],
-        "models": [(models, SIZES)],
+        "data": [("data sets", told(datasets()))],
+        "noise": [("noise kinds", told(noises()))],
+        "models": [(sizes, {**SIZES, **told(models())})],
         "edits": [(f"edits, track {track} (with options and defaults)", part) for track, part in by_track.items()],
-        "attacks": [("attacks (with options and defaults)", {n: with_options(c) for n, c in attacks().items()})],
-        "metrics": [("metrics", METRICS)],
+        "attacks": [("attacks (with options and defaults)", told(attacks(), with_options))],
+        "metrics": [("metrics", {**METRICS, **NAMES, **told(added())})],
+        "figures": [("figures", told(figures()))],
+        "loggers": [("loggers (off by default: --trainer.loggers; metrics.csv is always written)", told(loggers()))],
     }
+
+
+def told(registry: Registry, describe: Callable[[object], str] = summary) -> dict[str, str]:
+    """Return what entries are, with where those that are not ours come from."""
+    found = {}
+    for name, entry in registry.items():
+        first, *rest = describe(entry).split("\n")
+        origin = registry.origins.get(name)
+        found[name] = "\n".join([f"{first} [{origin}]" if origin else first, *rest])
+    return found
 
 
 def with_options(chosen: type) -> str:

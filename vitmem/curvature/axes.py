@@ -4,7 +4,7 @@ Legend: I inputs, O outputs.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -48,15 +48,16 @@ def axes(kind: Axes, w_OI: Tensor, seed: int, number: int) -> tuple[Tensor, Tens
         u_OO, _, vt_II = torch.linalg.svd(w_OI)
         return u_OO, vt_II.T
     if kind == "identity":
-        return tuple(torch.eye(n, dtype=w_OI.dtype, device=w_OI.device) for n in (outputs, inputs))
+        return torch.eye(outputs).to(w_OI), torch.eye(inputs).to(w_OI)
     generator = keyed_generator(seed, 10, number)
-    return tuple(_orthogonal(n, generator).to(w_OI) for n in (outputs, inputs))
+    of_outputs = _orthogonal(outputs, generator).to(w_OI)
+    return of_outputs, _orthogonal(inputs, generator).to(w_OI)
 
 
 def _orthogonal(size: int, generator: torch.Generator) -> Tensor:
     """Return a matrix drawn uniformly from the orthogonal group (Mezzadri 2007), float64."""
     q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
-    return q * r.diagonal().sign()
+    return cast(Tensor, q * r.diagonal().sign())
 
 
 def _diagonal(vectors: Tensor, values: Tensor, axes: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ import dataclasses
 import hashlib
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class CurvatureConfig:
     factor_device: Literal["model", "cpu"] = "model"
     basis: Axes = field(default="kfac", metadata={"added": True})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for option in ("examples", "batch_size"):
             if getattr(self, option) < 1:
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
@@ -127,6 +127,10 @@ class Curvature:
     lumped: float
 
 
+Bases = tuple[dict[str, Eigenbasis], dict[str, float], float]  # by layer, seconds by stage, lumped share
+Layer = TypeVar("Layer", bound=Sums)
+
+
 class CurvatureCache:
     """Keeps curvature by what it depends on: weights, data and options.
 
@@ -146,15 +150,15 @@ class CurvatureCache:
         cache_gb: float = CACHE_GB,
     ):
         self.folder, self.announce, self.limit = folder, announce, check_cache_gb(cache_gb) * 1e9
-        self._known: Recent[Curvature | tuple[dict[str, Eigenbasis], dict[str, float], float]] = Recent(self.limit)
+        self._known: Recent[Curvature | Bases] = Recent(self.limit)
         self._told = False
-        self._weights: tuple[weakref.ref, tuple, str] | None = None
+        self._weights: tuple[weakref.ref[nn.Module], tuple[tuple[int, int], ...], str] | None = None
 
     def get(
         self,
         model: nn.Module,
         config: CurvatureConfig,
-        data: Callable[[], Iterable],
+        data: Callable[[], Any],
         fingerprint: str,
         origin: Mapping[str, Tensor] | None = None,
     ) -> Curvature:
@@ -183,7 +187,7 @@ class CurvatureCache:
             inputs["origin"] = tensors_digest(origin)
         key = digest(inputs)
         if (known := self._known.get(key)) is not None:
-            return known
+            return cast(Curvature, known)
         bases, seconds, lumped = self._eigenbases(model, config, maps, data, first)
         matrices = {n: m.matrix() - origin[n] if origin else m.matrix() for n, m in maps.items()}
         bases = turned(bases, config.basis, matrices, config.seed)
@@ -211,8 +215,15 @@ class CurvatureCache:
         self._keep(key, found)
         return found
 
-    def _eigenbases(self, model, config, maps, data, key: str) -> tuple[dict[str, Eigenbasis], dict[str, float], float]:
-        known = self._known.get(f"{key}-bases")
+    def _eigenbases(
+        self,
+        model: nn.Module,
+        config: CurvatureConfig,
+        maps: dict[str, LinearMap],
+        data: Callable[[], Any],
+        key: str,
+    ) -> Bases:
+        known = cast("Bases | None", self._known.get(f"{key}-bases"))
         if known is None:
 
             def collect(group: dict[str, LinearMap]) -> dict[str, LayerFactors]:
@@ -226,7 +237,8 @@ class CurvatureCache:
             lines = cost.foresee(model, maps, config, len(batches), shape)  # in every process, so that all refuse
             if is_main():
                 self.announce(lines)
-            bases, lumped, seconds = {}, 0.0, {"collect": 0.0, "decompose": 0.0}
+            bases: dict[str, Eigenbasis] = {}
+            lumped, seconds = 0.0, {"collect": 0.0, "decompose": 0.0}
             for part, group in _parts(maps, config.layers_per_pass):  # the sums of one group are held at a time
                 factors, took = self._sums(LayerFactors, config, group, key + part, collect)
                 start = time.perf_counter()
@@ -245,7 +257,7 @@ class CurvatureCache:
             self._save_spectra(key, bases)
         return known
 
-    def _keep(self, key: str, value: object) -> None:
+    def _keep(self, key: str, value: Curvature | Bases) -> None:
         """Keep something in memory, in place of what was not used longest."""
         if self._known.put(key, value):
             self._tell("memory")
@@ -261,10 +273,17 @@ class CurvatureCache:
             )
         self._told = True
 
-    def _sums(self, kind: type[Sums], config, maps, key: str, collect) -> tuple[dict, float]:
+    def _sums(
+        self,
+        kind: type[Layer],
+        config: CurvatureConfig,
+        maps: dict[str, LinearMap],
+        key: str,
+        collect: Callable[[dict[str, LinearMap]], dict[str, Layer]],
+    ) -> tuple[dict[str, Layer], float]:
         path = self.folder / f"{key[:16]}{key[64:]}.safetensors" if self.folder else None
         stored = _stored(path, kind, key, list(maps)) if path else None
-        if agreed(stored is not None):
+        if agreed(stored is not None) and path and stored:
             used(path)
             return stored
         if path and path.exists() and is_main():
@@ -273,7 +292,7 @@ class CurvatureCache:
         start = time.perf_counter()
         sums = collect(maps)
         seconds = time.perf_counter() - start
-        if path and is_main():
+        if path and self.folder and is_main():
             described = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(CurvatureConfig)}
             save_sums(path, sums, {**described, "key": key, "seconds": f"{seconds:.3f}"})
             write_digest(path)
@@ -288,7 +307,7 @@ class CurvatureCache:
         arrays |= {f"{name}/A": basis.mu_I.cpu().numpy() for name, basis in bases.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self.folder / f"{key[:16]}.spectra.npz") as own, own.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **cast(dict[str, Any], arrays))
 
     def _digest(self, model: nn.Module) -> str:
         versions = tuple((id(t), t._version) for t in [*model.parameters(), *model.buffers()])
@@ -306,7 +325,7 @@ def _parts(maps: dict[str, LinearMap], most: int) -> list[tuple[str, dict[str, L
     return [(f"-{first}-{most}", {n: maps[n] for n in names[first : first + most]}) for first in starts]
 
 
-def _stored(path: Path, kind: type[Sums], key: str, layers: list[str]) -> tuple[dict, float] | None:
+def _stored(path: Path, kind: type[Layer], key: str, layers: list[str]) -> tuple[dict[str, Layer], float] | None:
     """Return the stored sums of a key and the seconds they took; None if there are none, or they are damaged."""
     if not is_intact(path):
         return None
@@ -317,7 +336,7 @@ def _stored(path: Path, kind: type[Sums], key: str, layers: list[str]) -> tuple[
         return None
 
 
-def _how(config: CurvatureConfig) -> dict:
+def _how(config: CurvatureConfig) -> dict[str, Any]:
     return {
         "dtype": getattr(torch, config.dtype),
         "device": torch.device("cpu") if config.factor_device == "cpu" else None,
@@ -334,5 +353,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
+        found.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b""
+        )
     return found.hexdigest()

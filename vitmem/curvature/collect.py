@@ -9,6 +9,7 @@ Legend: B examples, S positions, T positions that are kept, I inputs, O outputs,
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +50,8 @@ def observed(
     fired: set[str] = set()
     handles = []
 
-    def watch(name: str):
-        def forward_hook(module, inputs, output):
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def forward_hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if name in fired:
                 raise ValueError(
                     f"the layer {name!r} ran twice in one forward pass; its factors would mix two uses: leave it out"
@@ -59,14 +60,14 @@ def observed(
             on_input(name, inputs[0].detach())
             if not output.requires_grad:  # nothing below needs a gradient: the graph starts here
                 output = output.detach().requires_grad_()
-            output.register_hook(lambda gradient: on_gradient(name, gradient))
+            cast(Any, output).register_hook(lambda gradient: on_gradient(name, gradient))
             return output.clone() if output.is_leaf else output  # of a leaf, an activation in place is an error
 
         return forward_hook
 
     def forward(image_BCHW: Tensor) -> Tensor:
         fired.clear()
-        logits_BK = model(image_BCHW)
+        logits_BK: Tensor = model(image_BCHW)
         if missing := [name for name in layers if name not in fired]:
             raise ValueError(
                 f"the layer {missing[0]!r} never ran as a module in the forward pass; "
@@ -140,9 +141,9 @@ def sweep_batches(
             previous = None  # the graph is kept until the last label
             for gradient_BK in rule.logit_gradients(logits_BK, batch.index, batch.given_label.to(device)):
                 if previous is not None:
-                    logits_BK.backward(previous, retain_graph=True)
+                    torch.autograd.backward(logits_BK, previous, retain_graph=True)
                 previous = gradient_BK
-            logits_BK.backward(previous)
+            torch.autograd.backward(logits_BK, previous)
             examples += len(batch.index)
             if rule.labels == "topk":
                 traces = rule.lumped_trace(logits_BK)

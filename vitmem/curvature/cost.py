@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def layer_costs(maps: Mapping[str, LinearMap], moments: str, dtype: str) -> list
 
 
 def foresee(
-    model: nn.Module, maps: Mapping[str, LinearMap], config, batches: int, image_shape: tuple[int, int, int]
+    model: nn.Module, maps: Mapping[str, LinearMap], config: Any, batches: int, image_shape: tuple[int, int, int]
 ) -> list[str]:
     """Return the cost of collecting and decomposing in words, and refuse what does not fit into memory.
 
@@ -124,7 +125,7 @@ class Requirements:
 
 
 def requirements(
-    model: nn.Module, maps: Mapping[str, LinearMap], config, batches: int, image_shape: tuple[int, int, int]
+    model: nn.Module, maps: Mapping[str, LinearMap], config: Any, batches: int, image_shape: tuple[int, int, int]
 ) -> Requirements:
     """Return what collecting and decomposing takes; arguments as ``foresee``."""
     costs = layer_costs(maps, config.moments, config.dtype)
@@ -151,9 +152,11 @@ def requirements(
     )
 
 
-def activation_bytes(model: nn.Module, maps: Mapping[str, LinearMap], config, image_shape) -> int:
+def activation_bytes(
+    model: nn.Module, maps: Mapping[str, LinearMap], config: Any, image_shape: tuple[int, int, int]
+) -> int:
     """Return what one image takes in a pass: kept for the backward pass, inputs that wait for their gradients, work."""
-    parameter, rows = next(model.parameters()), {}
+    parameter, rows = next(model.parameters()), dict[str, int]()
     modules = {name: layer.module for name, layer in maps.items()}
 
     def note(name: str, x: Tensor) -> None:
@@ -166,14 +169,14 @@ def activation_bytes(model: nn.Module, maps: Mapping[str, LinearMap], config, im
     return saved[0] + int((waiting + 4 * widest) * parameter.element_size())
 
 
-def step_flops(model: nn.Module, maps: Mapping[str, LinearMap], config, backward: int) -> float:
+def step_flops(model: nn.Module, maps: Mapping[str, LinearMap], config: Any, backward: int) -> float:
     """Return the floating-point operations of one batch: passes through the model and the products of the sums."""
     tokens = 1
-    if hasattr(model, "patch_embed"):
-        tokens = model.patch_embed.num_patches + getattr(model, "num_prefix_tokens", 0)
+    if (embedding := getattr(model, "patch_embed", None)) is not None:
+        tokens = embedding.num_patches + getattr(model, "num_prefix_tokens", 0)
     parameters = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
-    model_flops = 2 * parameters * tokens * config.batch_size * (1 + backward)
-    rows = config.batch_size * (tokens if config.tokens == "all" else 1)
+    model_flops: float = 2 * parameters * tokens * config.batch_size * (1 + backward)
+    rows: int = config.batch_size * (tokens if config.tokens == "all" else 1)
     sums = sum(rows * (layer.inputs**2 + backward * layer.outputs**2) * 1.3 for layer in maps.values())
     if config.moments == "ekfac":
         project = sum(2 * rows * (m.inputs**2 + backward * m.outputs**2) for m in maps.values())

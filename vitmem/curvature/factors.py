@@ -5,6 +5,7 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from vitmem.files import replacing
 
+Added = TypeVar("Added", bound="Sums")
+
 
 @dataclass(frozen=True, eq=False)
 class Sums:
     """Base of the sums: tensors and counts, added field by field."""
 
-    def __add__(self, other):
+    def __add__(self: Added, other: Added) -> Added:
         fields = dataclasses.fields(self)
         return type(self)(*(getattr(self, field.name) + getattr(other, field.name) for field in fields))
 
@@ -101,7 +104,7 @@ def _tensor(value: Tensor | float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
 
 
-def load_sums(path: Path, kind: type[Sums]) -> tuple[dict[str, Sums], dict[str, str]]:
+def load_sums(path: Path, kind: type[Added]) -> tuple[dict[str, Added], dict[str, str]]:
     """Read what ``save_sums`` wrote: sums of one kind by layer name, and the metadata."""
     fields = [field.name for field in dataclasses.fields(kind)]
     with safe_open(path, framework="pt") as file:

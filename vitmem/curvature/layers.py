@@ -5,7 +5,9 @@ for each place of its output (KFC, Grosse & Martens 2016; expand, Eschenhagen et
 is the constant 1 (homogeneous coordinate).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ class LinearMap:
     """
 
     name: str
-    module: nn.Module
+    module: nn.Linear | nn.Conv2d
     bias: bool = False
 
     @property
@@ -56,7 +58,8 @@ class LinearMap:
     def matrix(self) -> Tensor:
         """Return the weights O I, detached."""
         w_OI = self.module.weight.detach().flatten(1)
-        return torch.cat([w_OI, self.module.bias.detach()[:, None]], 1) if self.bias else w_OI
+        constant = self.module.bias if self.bias else None
+        return w_OI if constant is None else torch.cat([w_OI, constant.detach()[:, None]], 1)
 
     def matrix_of(self, state: dict[str, Tensor]) -> Tensor:
         """Return the weights O I that a state dict of the model holds for this layer."""
@@ -76,10 +79,11 @@ def _padding(convolution: nn.Conv2d) -> list[int]:
     if convolution.padding == "same":  # the greater half behind, as PyTorch has it
         spans = [d * (k - 1) for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True)]
         return [part for span in reversed(spans) for part in (span // 2, span - span // 2)]
-    height, width = (0, 0) if convolution.padding == "valid" else convolution.padding
+    height, width = (0, 0) if isinstance(convolution.padding, str) else convolution.padding
     return [width, width, height, height]
 
 
-def linear_maps(layers: dict[str, nn.Module], bias: bool = False) -> dict[str, LinearMap]:
+def linear_maps(layers: Mapping[str, nn.Module], bias: bool = False) -> dict[str, LinearMap]:
     """Return the linear maps of chosen layers; a layer without a bias has none to take part."""
-    return {name: LinearMap(name, layer, bias and layer.bias is not None) for name, layer in layers.items()}
+    chosen = {name: cast("nn.Linear | nn.Conv2d", layer) for name, layer in layers.items()}
+    return {name: LinearMap(name, layer, bias and layer.bias is not None) for name, layer in chosen.items()}

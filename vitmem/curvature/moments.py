@@ -11,9 +11,10 @@ Source: Martens & Grosse 2015; Eschenhagen et al. 2023, sections 3.1 and 3.2.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class LabelRule:
     temperature: float = 1.0
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for option in ("draws", "top"):
             if getattr(self, option) < 1:
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
@@ -197,7 +198,7 @@ def add_gradient_moment(sum_OI: Tensor, g_BTO: Tensor, a_BTI: Tensor, most: int 
         sum_OI += (g_BTO[:, 0].square().T.to(sum_OI.dtype) @ a_BTI[:, 0].square().to(sum_OI.dtype)).to(sum_OI.device)
         return
     at_once = max(1, most // (g_BTO.shape[2] * a_BTI.shape[2]))
-    for g, a in zip(g_BTO.split(at_once), a_BTI.split(at_once), strict=True):
+    for g, a in zip(torch.split(g_BTO, at_once), torch.split(a_BTI, at_once), strict=True):
         squares_OI = torch.bmm(g.mT, a).to(sum_OI.dtype).square_().sum(0)
         sum_OI += squares_OI.to(sum_OI.device)
 
@@ -207,7 +208,8 @@ def keyed_uniform(seed: int, index_B: Tensor, draws: int) -> Tensor:
 
     So the drawn labels are the same in whatever order, batches or processes the examples come. (SplitMix64.)
     """
-    index = index_B.cpu().numpy().astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(draws, dtype=np.uint64)
+    first: npt.NDArray[Any] = index_B.cpu().numpy().astype(np.uint64)[:, None] * np.uint64(draws)
+    index = first + np.arange(draws, dtype=np.uint64)
     with np.errstate(over="ignore"):
         z = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(keyed_seed(seed, 3))
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

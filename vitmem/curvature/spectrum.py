@@ -74,7 +74,7 @@ _TOGETHER = 1 << 22  # numbers that are decomposed in one call at most
 
 
 def _eigh_all(matrices: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
-    groups: dict[tuple, list[str]] = {}
+    groups: dict[tuple[torch.device, int], list[str]] = {}
     for what, matrix in matrices.items():
         if bad := int((~torch.isfinite(matrix)).sum()):
             raise ValueError(
@@ -233,7 +233,8 @@ class DenseMass:
     @property
     def shape(self) -> tuple[int, int]:
         """O, I."""
-        return tuple(self._mass_OI.shape)
+        outputs, inputs = self._mass_OI.shape
+        return outputs, inputs
 
     @property
     def total(self) -> float:
@@ -278,7 +279,7 @@ class Target:
     kind: Literal["rho", "fraction", "pairs", "tau"]
     amount: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         allowed = {
             "rho": (0 < self.amount <= 1, "the share of curvature mass to keep, in (0, 1]"),
             "fraction": (0 < self.amount <= 1, "the share of eigen-pairs to keep, in (0, 1]"),

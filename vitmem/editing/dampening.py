@@ -48,6 +48,8 @@ class SSD(Edit):
         for option in ("alpha", "lam"):
             if not getattr(self, option) > 0:
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be positive")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
 
     @property
     def sees(self) -> frozenset[str]:
@@ -103,8 +105,9 @@ class Potion(Edit):
     def __post_init__(self):
         if not 0 <= self.stop < 1:
             raise ValueError(f"stop is {self.stop}; it is a share of the first accuracy, in [0, 1)")
-        if self.tries < 1:
-            raise ValueError(f"tries is {self.tries}; it must be at least 1")
+        for option in ("tries", "batch_size"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing."""

@@ -18,8 +18,9 @@ from vitmem.files import digest
 class EditData:
     """The training data, as far as an edit declares that it sees them, and a count of what was served.
 
-    Of the wrongly labelled examples some are known (``forget``). The others are in neither set: ``retain`` holds the
-    examples that were verified to be right, which is all clean ones. An edit that declares ``retain`` together with
+    What is to be forgotten are the wrongly labelled examples, or a forget set that was chosen. Of these some are known
+    (``forget``). The others are in neither set: ``retain`` holds the examples that were verified to be right, which is
+    all clean ones, or those that were not chosen. An edit that declares ``retain`` together with
     ``unlabeled`` or ``given`` could tell the unknown ones by elimination; none may. Edits see only the half of the
     validation set that ``tuning_half`` returns.
 
@@ -27,7 +28,7 @@ class EditData:
         data: the data module of the run, or a function that returns it, called when an example is asked for.
         sees: what the edit declares.
         cache: where curvature is kept between edits.
-        known: N, bool, the wrongly labelled training examples that are known; all by default.
+        known: N, bool, the training examples that are known to be forgotten; all of them by default.
         initial: returns the weights that training started from, by name, or told ``early_stop`` those of that
             reference model; None where they are not known.
 
@@ -45,13 +46,18 @@ class EditData:
         initial: Callable[..., dict[str, Tensor]] | None = None,
     ):
         self._given, self._sees, self._cache = data, sees, cache or CurvatureCache()
-        self._known = self._data.train_examples.is_noisy if known is None else known
+        self._known = self._data.train_examples.to_forget if known is None else known
         self._initial = initial
         self.served, self.reused = 0, False
 
     @cached_property
     def _data(self) -> MemorisationData:
         return self._given() if callable(self._given) else self._given
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return self._data.data.num_classes
 
     @property
     def passes(self) -> float:
@@ -89,15 +95,28 @@ class EditData:
         return self._sample(self._data.train_examples, examples, batch_size, seed, with_labels=True, shared=shared)
 
     def retain(self, batch_size: int, **options) -> InMemoryLoader:
-        """Return the training examples whose labels were verified to be right: all clean ones."""
+        """Return the training examples whose labels were verified to be right: all clean ones.
+
+        Raises:
+            ValueError: nobody knows which these are.
+        """
         self._allow("retain")
         examples = self._data.train_examples
-        return self.serve(examples.subset(~examples.is_noisy), batch_size, **options)
+        return self.serve(examples.subset(self._told(examples.to_retain)), batch_size, **options)
 
     def forget(self, batch_size: int, **options) -> InMemoryLoader:
-        """Return the training examples whose labels are known to be wrong."""
+        """Return the training examples that are known to be forgotten: those whose labels are known to be wrong.
+
+        Raises:
+            ValueError: nobody knows which these are.
+        """
         self._allow("forget")
-        return self.serve(self._data.train_examples.subset(self._known), batch_size, **options)
+        return self.serve(self._data.train_examples.subset(self._told(self._known)), batch_size, **options)
+
+    def _told(self, mask_N: Tensor) -> Tensor:
+        """Return a mask of what is to be forgotten or kept, refused where nobody knows."""
+        self._data.need_forget_set(f"this edit sees {', '.join(sorted(self._sees))}")
+        return mask_N
 
     def validation(self, batch_size: int) -> InMemoryLoader:
         """Return the validation examples of even index; the others are kept for reporting."""
@@ -163,7 +182,7 @@ class EditData:
             else:
                 excluded = config.noisy == "excluded"
                 self._allow("retain" if excluded else "forget")
-                chosen = chosen.subset(~chosen.is_noisy if excluded else self._known)
+                chosen = chosen.subset(self._told(chosen.to_retain if excluded else self._known))
         if len(chosen) == 0:
             raise ValueError(f"there are no images to collect from: noisy is {config.noisy!r}, and no label fits that")
         return chosen

@@ -21,6 +21,7 @@ from vitmem.editing.loop import (
     on_both,
     parameter_count,
 )
+from vitmem.models.anatomy import anatomy_of, depths
 
 
 def weighted_difference(forget: Tensor, retain: Tensor, retain_weight: float) -> Tensor:
@@ -216,19 +217,17 @@ class CFk(FineTune):
 
     def check(self, model: nn.Module) -> None:
         """Refuse more layers than there are."""
-        layers = len(model.blocks) + 2
+        layers = len(anatomy_of(model).blocks) + 2
         if self.k > layers:
             raise ValueError(f"k is {self.k}; this model has {layers} layers, embedding and classifier included")
-
-    def is_trained(self, name: str, blocks: int) -> bool:
-        """Tell whether a parameter belongs to the last k layers."""
-        return self.k == -1 or layer_number(name, blocks) >= blocks + 2 - self.k
 
     def student(self, model: nn.Module, generator: torch.Generator) -> nn.Module:
         """Return a copy whose first layers are frozen."""
         copied = super().student(model, generator)
+        depth = depths(copied)
+        first = len(anatomy_of(copied).blocks) + 2 - self.k
         for name, parameter in copied.named_parameters():
-            parameter.requires_grad_(self.is_trained(name, len(model.blocks)))
+            parameter.requires_grad_(self.k == -1 or depth[name] >= first)
         return copied
 
     def rate(self, done: float) -> float:
@@ -248,14 +247,6 @@ class EUk(CFk):
                 if parameter.requires_grad:
                     parameter.copy_(initial)
         return copied
-
-
-def layer_number(name: str, blocks: int) -> int:
-    """Return a parameter's layer: 0 for the embedding, 1 to ``blocks`` for blocks, then the classifier and its norm."""
-    if name.startswith("blocks."):
-        return 1 + int(name.split(".")[1])
-    embedding = ("patch_embed.", "pos_embed", "cls_token", "reg_token", "dist_token", "norm_pre.")
-    return 0 if name.startswith(embedding) else blocks + 1
 
 
 @dataclass(frozen=True)
@@ -300,5 +291,11 @@ class OracleLabels(RandomLabels):
         return f"{super().track}, and their true labels (a bound)"
 
     def label(self, step: Step, classes: int, generator: torch.Generator) -> Tensor:
-        """Return the true labels B."""
+        """Return the true labels B.
+
+        Raises:
+            ValueError: one is unknown.
+        """
+        if (step.forget.true_label < 0).any():
+            raise ValueError("oracle_labels needs the true labels of the forget set, and some are unknown (-1)")
         return step.forget.true_label

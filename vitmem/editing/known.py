@@ -1,4 +1,4 @@
-"""Which examples an edit knows to be wrong, and which are kept for reporting.
+"""Which examples an edit knows that are to be forgotten, and which are kept for reporting.
 
 Legend: N examples of a split.
 """
@@ -26,19 +26,19 @@ def drawn(mask_N: Tensor, share: float, *key: int) -> Tensor:
     return chosen_N
 
 
-def known_noisy(is_noisy_N: Tensor, share: float, noise_seed: int, seed: int) -> Tensor:
-    """Return N, bool: the wrongly labelled training examples that edits with a forget set are told of.
+def known_noisy(to_forget_N: Tensor, share: float, noise_seed: int, seed: int) -> Tensor:
+    """Return N, bool: the training examples to be forgotten that edits with a forget set are told of.
 
     The draw depends on the run, never on the edit, so that all edits of a run know the same examples.
 
     Args:
-        is_noisy_N: which training labels are wrong.
-        share: of the wrong labels, in (0, 1].
+        to_forget_N: as ``Examples.to_forget``: the wrong labels, or a forget set that was chosen.
+        share: of these, in (0, 1].
         noise_seed: of the label noise.
         seed: of the run.
     """
     check_share(share)
-    return drawn(is_noisy_N, share, noise_seed, seed, 6)
+    return drawn(to_forget_N, share, noise_seed, seed, 6)
 
 
 def check_share(share: float) -> None:

@@ -265,15 +265,31 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 
 def fresh_copy(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Return a copy with the initial weights that timm draws, untrained."""
+    """Return an untrained copy: its modules and its own ``init_weights`` draw anew, normals of deviation 0.02 the rest.
+
+    Vectors that nothing draws are what they are in a new norm: 0 if named bias, else 1.
+    """
     copied = thawed_copy(model).cpu()  # so that the draws are the same wherever the model is
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         for module in copied.modules():
             if hasattr(module, "reset_parameters"):  # norms: not every version of timm resets them below
                 module.reset_parameters()
-        copied.init_weights()
+        if hasattr(copied, "init_weights"):  # timm's, which also draws positions and tokens
+            copied.init_weights()
+        trained = dict(model.named_parameters())
+        for name, parameter in copied.named_parameters():
+            if torch.equal(parameter, trained[name].to(parameter)):  # a bare one, or a constant
+                _draw(name, parameter)
     return copied.to(next(model.parameters()).device)
+
+
+@torch.no_grad()
+def _draw(name: str, parameter: Tensor) -> None:
+    if parameter.numel() == max(parameter.shape, default=1):
+        parameter.fill_(float(not name.endswith("bias")))
+    else:
+        parameter.normal_(std=0.02)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -17,8 +17,7 @@ from vitmem.editing.contract import Edit, EditResult
 from vitmem.editing.data import EditData
 from vitmem.editing.parameters import draw_seed, result, watch_inputs
 from vitmem.evaluation.logistic import fit_logistic
-
-HEAD = "head"
+from vitmem.models.anatomy import head_of
 
 
 @dataclass(frozen=True)
@@ -61,22 +60,23 @@ class ProbeHead(Edit):
         return frozenset({"c"} if self.keep == 1 else set())
 
     def check(self, model: nn.Module) -> None:
-        """Refuse models whose classifier is not one linear layer with a bias, named head."""
-        head = getattr(uncompiled(model), HEAD, None)
-        if not isinstance(head, nn.Linear) or head.bias is None:
-            raise ValueError(f"{HEAD} is {head}; the probe needs a linear layer with a bias there")
+        """Refuse models whose classifier is not one linear layer with a bias."""
+        name, head = head_of(uncompiled(model))
+        if head.bias is None:
+            raise ValueError(f"{name} is {head}; the probe needs a linear layer with a bias there")
 
     def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
         """Return the weights with another head; all else stays."""
         start = time.perf_counter()
         model = uncompiled(model)
         self.check(model)
+        name, head = head_of(model)
         x_ND, label_N = self.features(model, data, draw_seed(generator))
-        probe = logistic_head(x_ND, label_N, self.c, model.head.out_features)
+        probe = logistic_head(x_ND, label_N, self.c, head.out_features)
         changed = {}
         for part, fitted in probe.items():
-            trained = getattr(model.head, part).detach()
-            changed[f"{HEAD}.{part}"] = torch.lerp(fitted.to(trained), trained, self.keep)
+            trained = getattr(head, part).detach()
+            changed[f"{name}.{part}"] = torch.lerp(fitted.to(trained), trained, self.keep)
         return result(model, changed if self.keep < 1 else {}, start, x_ND.numel())
 
     def features(self, model: nn.Module, data: EditData, seed: int) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ class ProbeHead(Edit):
                 labels.append(batch.given_label)
                 yield batch
 
-        watch_inputs(model, linear_maps({HEAD: model.head}), labelled(), lambda name, x_BD: parts.append(x_BD))
+        watch_inputs(model, linear_maps(dict([head_of(model)])), labelled(), lambda name, x_BD: parts.append(x_BD))
         return torch.cat(parts), torch.cat(labels).to(parts[0].device)
 
 

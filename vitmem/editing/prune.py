@@ -107,8 +107,9 @@ class Wanda(Edit):
         _check_share("keep", self.keep)
         if self.forget is not None:
             _check_share("forget", self.forget)
-        if self.examples < 1:
-            raise ValueError(f"examples is {self.examples}; it must be at least 1")
+        for option in ("examples", "batch_size"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
 
     @property
     def sees(self) -> frozenset[str]:

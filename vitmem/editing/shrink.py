@@ -3,9 +3,7 @@
 Controls for every edit that shrinks by a rule: what does a dumb one get? Legend: I inputs, O outputs.
 """
 
-import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,6 +15,7 @@ from vitmem.curvature.layers import linear_maps
 from vitmem.editing.contract import Edit, EditResult, added
 from vitmem.editing.data import EditData
 from vitmem.editing.parameters import result
+from vitmem.models.anatomy import anatomy_of, depths
 from vitmem.models.layers import select_layers, select_norms
 
 PARTS = ("query", "key", "value")
@@ -30,8 +29,8 @@ class Scale(Edit):
         layers: glob patterns over layer names, separated by commas.
         factor: what the matrices are multiplied by, in [0, 1]; 1 changes nothing.
         part: which rows of the fused matrices of attention; all takes whole matrices of any layer, the others leave
-            layers that are not named ``qkv`` alone.
-        temperature: what the logits of attention are divided by, at least 1, in the chosen layers named ``qkv``: the
+            layers that are not named ``qkv`` or ``in_proj`` alone.
+        temperature: what the logits of attention are divided by, at least 1, in the chosen layers of these names: the
             queries, with their biases, are divided by it.
     """
 
@@ -51,9 +50,11 @@ class Scale(Edit):
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing, or no fused attention where a part or a temperature is asked for."""
         chosen = select_layers(model, self.layers)
-        fused = [name for name in chosen if name.endswith(".qkv")]
+        fused = [name for name in chosen if _is_fused(name)]
         if not fused and (self.part != "all" or self.temperature != 1):
-            raise ValueError(f"layers: {self.layers} chooses no layer named qkv, which part and temperature are about")
+            raise ValueError(
+                f"layers: {self.layers} chooses no layer named qkv or in_proj, which part and temperature need"
+            )
         for name in fused if self.temperature != 1 else ():
             attention = model.get_submodule(name.rpartition(".")[0])
             if not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity):
@@ -66,7 +67,7 @@ class Scale(Edit):
         self.check(model)
         state, changed = model.state_dict(), {}
         for name, layer in linear_maps(select_layers(model, self.layers)).items():
-            w_OI, fused = layer.matrix().clone(), name.endswith(".qkv")
+            w_OI, fused = layer.matrix().clone(), _is_fused(name)
             if self.part == "all":
                 w_OI *= self.factor
             elif fused:
@@ -79,6 +80,11 @@ class Scale(Edit):
                     changed[f"{name}.bias"] = bias_O
             changed |= layer.state(w_OI)
         return result(model, changed, start, 0)
+
+
+def _is_fused(name: str) -> bool:
+    """Tell whether a layer makes queries, keys and values at once: timm's, or PyTorch's opened attention."""
+    return name.endswith((".qkv", ".in_proj"))
 
 
 def _rows(tensor: Tensor, part: str) -> slice:
@@ -137,20 +143,15 @@ class Rewind(Edit):
             chosen = list(trained)
         else:
             chosen = [f"{name}.weight" for name in select_layers(model, self.layers)]
-        keep = self.shares(chosen)
+        keep = self.shares(model)
         changed = {n: torch.lerp(initial[n], trained[n].detach(), keep[n]) for n in chosen} if self.keep < 1 else {}
         return result(model, changed, start, sum(initial[name].numel() for name in chosen))
 
-    def shares(self, names: Sequence[str]) -> dict[str, float]:
-        """Return what is kept of each parameter, by name, in the model's order."""
-        blocks = [int(found[1]) if (found := re.search(r"\bblocks\.(\d+)\.", name)) else None for name in names]
-        last = max((block for block in blocks if block is not None), default=0)
-        seen, shares = 0, {}
-        for name, block in zip(names, blocks, strict=True):
-            seen = seen if block is None else block
-            depth = 2 * seen / last - 1 if last else 0.0
-            shares[name] = self.keep ** (1 + self.slope * depth)
-        return shares
+    def shares(self, model: nn.Module) -> dict[str, float]:
+        """Return what is kept of each parameter, by name."""
+        last = max(len(anatomy_of(model).blocks) - 1, 0)
+        place = {name: min(max(depth - 1, 0), last) for name, depth in depths(model).items()}
+        return {name: self.keep ** (1 + self.slope * (2 * p / last - 1 if last else 0.0)) for name, p in place.items()}
 
 
 @dataclass(frozen=True)

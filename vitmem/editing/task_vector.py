@@ -50,7 +50,7 @@ class TaskVector(Edit):
         for option in ("scale", "lr"):
             if not getattr(self, option) > 0:
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be positive")
-        for option in ("draws", "epochs"):
+        for option in ("draws", "epochs", "batch_size"):
             if getattr(self, option) < 1:
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
 
@@ -73,7 +73,7 @@ class TaskVector(Edit):
         for _ in range(self.draws):
             twin = working_copy(model, names)
             parameters = [twin.get_parameter(name) for name in names]
-            loader = self.proxy_set(data, twin.num_classes, generator)
+            loader = self.proxy_set(data, data.classes, generator)
 
             def loss(batch: Batch, twin=twin) -> Tensor:
                 logits_BK = twin(batch.image.to(device))

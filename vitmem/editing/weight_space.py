@@ -163,6 +163,11 @@ class Midpoint(_WeightSpace):
     alpha: float = 1e-3
     gamma: float = 50.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.gamma < math.inf:
+            raise ValueError(f"gamma is {self.gamma}; it is a cross-entropy: at least 0, and finite")
+
     def penalty(self, before: Mapping[str, Tensor], twin: nn.Module, data: EditData, seed: int) -> Penalty:
         """Return alpha max(-CE(theta_mid), -gamma) on the next batches."""
         retain = data.retain(self.batch_size, shuffle=True, seed=seed)

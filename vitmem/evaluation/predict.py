@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitmem.datamodules.batch import TEST, TRAIN, TRIGGERED, VALIDATION
 from vitmem.files import write_atomically
 from vitmem.models.finite import answers
 
-TRAIN, VALIDATION = 0, 1
+__all__ = ["TEST", "TRAIN", "TRIGGERED", "VALIDATION", "ExampleTable", "predict"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +24,16 @@ class ExampleTable:
     """What a model says about every example, each example once.
 
     Args:
-        split: N, 0 for training and 1 for validation examples.
+        split: N, ``TRAIN``, ``VALIDATION``, ``TEST``, or ``TRIGGERED`` for validation images with a trigger.
         index: N, the example's id in its split.
         given: N, given labels.
-        true: N, true labels.
-        is_noisy: N, bool.
+        true: N, true labels; -1 where they are unknown.
+        is_noisy: N, bool: the given label is known to be wrong.
         prediction: N, argmax of the logits, -1 where they are not finite.
         log_prob_given: N, log-probability of the given label, in nats.
-        log_prob_true: N, log-probability of the true label, in nats.
-        is_known: N, bool: edits with a forget set knew that the label is wrong.
+        log_prob_true: N, log-probability of the true label, in nats; NaN where it is unknown.
+        is_known: N, bool: edits with a forget set knew that it is to be forgotten.
+        chosen: N, bool, the forget set, where it was chosen whatever the labels; None: the wrong labels.
     """
 
     split: np.ndarray
@@ -43,18 +45,30 @@ class ExampleTable:
     log_prob_given: np.ndarray
     log_prob_true: np.ndarray
     is_known: np.ndarray
+    chosen: np.ndarray | None = None
+
+    @property
+    def to_forget(self) -> np.ndarray:
+        """N, bool: as ``Examples.to_forget``."""
+        return self.is_noisy if self.chosen is None else self.chosen
+
+    @property
+    def to_retain(self) -> np.ndarray:
+        """N, bool: as ``Examples.to_retain``."""
+        return self.given == self.true if self.chosen is None else ~self.chosen
 
     def save(self, path: Path) -> None:
         """Write the table as NPZ."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **asdict(self))
+        np.savez_compressed(buffer, **{name: column for name, column in asdict(self).items() if column is not None})
         write_atomically(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "ExampleTable":
         """Read a table; nothing in it can run code."""
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+            names = [name for name in cls.__dataclass_fields__ if name != "chosen" or name in arrays]
+            return cls(**{name: arrays[name] for name in names})
 
 
 @torch.no_grad()
@@ -68,30 +82,36 @@ def predict(
 
     Args:
         model: the classifier; its mode is restored.
-        loaders: batches of the contract by split (``TRAIN``, ``VALIDATION``).
+        loaders: batches of the contract by split (``TRAIN``, ``VALIDATION``, ...).
         device: where the model is.
-        known: bool by training index, the wrong labels that are known; none by default.
+        known: bool by training index, what edits know that is to be forgotten; nothing by default.
     """
     was_training = model.training
     model.eval()
     columns: list[list[np.ndarray]] = []
+    any_chosen = False
     for split, loader in loaders.items():
         for batch in loader:
             logits_BK = model(batch.image.to(device)).float()
             log_p_BK = logits_BK.log_softmax(1).cpu()
+            true_B = batch.true_label.cpu()
+            log_p_true_B = log_p_BK.gather(1, true_B[:, None].clamp(min=0))[:, 0].masked_fill(true_B < 0, torch.nan)
             is_known = torch.zeros_like(batch.is_noisy) if known is None or split != TRAIN else known[batch.index]
             columns.append(
                 [
                     np.full(len(batch.index), split, np.int8),
                     batch.index.cpu().numpy(),
                     batch.given_label.cpu().numpy(),
-                    batch.true_label.cpu().numpy(),
+                    true_B.numpy(),
                     batch.is_noisy.cpu().numpy(),
                     answers(logits_BK).cpu().numpy(),
                     log_p_BK.gather(1, batch.given_label[:, None].cpu())[:, 0].numpy(),
-                    log_p_BK.gather(1, batch.true_label[:, None].cpu())[:, 0].numpy(),
+                    log_p_true_B.numpy(),
                     is_known.cpu().numpy(),
+                    (batch.is_noisy if batch.chosen is None else batch.chosen).cpu().numpy(),
                 ]
             )
+            any_chosen |= batch.chosen is not None
     model.train(was_training)
-    return ExampleTable(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
+    *found, chosen = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    return ExampleTable(*found, chosen if any_chosen else None)

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from vitmem.evaluation import unlearning
 from vitmem.evaluation.metrics import ACCURACIES, METRICS, OK
 
 CONFIGURATION = ("data", "noise", "noise_rate", "noise_seed", "model", "epochs", "options")
@@ -27,6 +28,7 @@ def columns(more: Sequence[str] = ()) -> list[str]:
         names += [metric, *(f"{metric}_{part}" for part in ("low", "high", "n"))] if metric in ACCURACIES else [metric]
     return [
         *names,
+        *unlearning.NAMES,
         "kept_fraction",
         "status",
         "track",
@@ -55,6 +57,8 @@ def result_row(identity: dict, metrics: dict[str, dict], report: dict | None, **
         row[name] = metric["value"]
         if name in ACCURACIES:
             row |= {f"{name}_{part}": metric[part] for part in ("low", "high", "n")}
+        elif name not in METRICS:  # of a plug-in: an interval where it has one
+            row |= {f"{name}_{part}": metric[part] for part in ("low", "high", "n") if metric[part] is not None}
     if report is not None:
         layers = report.get("layers", [])
         pairs = sum(layer.get("pairs", 0) for layer in layers)
@@ -62,6 +66,12 @@ def result_row(identity: dict, metrics: dict[str, dict], report: dict | None, **
             row["kept_fraction"] = sum(layer["pairs_kept"] for layer in layers) / pairs
         row.setdefault("seconds", round(sum(report.get("seconds", {}).values()), 3))
     return row
+
+
+def check_added(names: Iterable[str]) -> None:
+    """Raise ValueError if a metric of a plug-in would take the column of something else."""
+    if taken := sorted(set(names) & set(columns())):
+        raise ValueError(f"a plug-in's metric is called {taken[0]!r}, which is a column of results.csv; rename it")
 
 
 def usable(row: dict) -> bool:

@@ -127,7 +127,7 @@ def attack_folder(
         attack_all(model, attacks, BASE, force)
     for edit_id in chosen:
         if ids is None and not run.has_weights(edit_id) and pending(run, attacks, edit_id):
-            print(f"{run.path}: {edit_id} is not attacked: its weights were not stored (save_weights was false)")
+            print(f"{run.path}: {edit_id} is not attacked: its weights were not stored, or were cleaned away")
         else:
             attack_all(run, attacks, edit_id, force)
     return attack_results(run, chosen, references)

@@ -17,16 +17,15 @@ from vitmem.curvature.kept import digest_file, is_intact
 from vitmem.experiment.results import check_seed, open_measured
 from vitmem.experiment.tuning import read_trials
 from vitmem.figures.tables import read_spectra
-from vitmem.files import load_json
+from vitmem.files import leftovers, load_json
 from vitmem.models.weights import load_model, read_description
+from vitmem.registry import explained
 from vitmem.runs.attack import stored_attack
 from vitmem.runs.contents import ATTACK, MEASURED
 from vitmem.runs.evaluate import MEASUREMENT, evaluation_inputs, examples
-from vitmem.runs.folder import EDIT_FILE, RunFolder, in_use
+from vitmem.runs.folder import EDIT_FILE, WEIGHTS, RunFolder, in_use
 from vitmem.runs.named import read_edit
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun, path_beside, saved_config, saved_manifest
-
-LEFT = ("**/*.partial", "**/*.work")  # what a command that was killed leaves
 
 
 def check_experiment(path: Path, counts: Counter, *, data: bool = False) -> Iterator[str]:
@@ -39,8 +38,9 @@ def check_experiment(path: Path, counts: Counter, *, data: bool = False) -> Iter
     """
     for folder in _folders(path, "seed*"):
         yield from check_run(folder, counts, data=data)
-    for left in sorted(path.glob(".seed*.partial")) + sorted(path.glob(".seed*.replaced")):
-        yield f"{left} was left by a command that was killed; give the command again, or remove it"
+    replaced = [left for left in sorted(path.glob(".seed*.replaced")) if not in_use(_replacing(left))]
+    for left in [*leftovers(path, inside=False), *replaced]:
+        yield _left(left)
 
 
 def check_run(path: Path, counts: Counter, *, data: bool = False) -> Iterator[str]:
@@ -57,8 +57,8 @@ def check_run(path: Path, counts: Counter, *, data: bool = False) -> Iterator[st
     counts["run"] += 1
     bad = [*_damages(path)]
     yield from bad
-    for file in [] if user else sorted(left for pattern in LEFT for left in path.glob(pattern)):
-        yield f"{file} was left by a command that was killed; give the command again, or remove it"
+    for file in [] if user else [*leftovers(path), *sorted(path.rglob("*.work"))]:
+        yield _left(file)
     if bad:
         return
     if not RunFolder(path).is_trained:
@@ -86,6 +86,15 @@ def check_run(path: Path, counts: Counter, *, data: bool = False) -> Iterator[st
     for file in sorted(path.glob("attacks/shadows-*/*.npz")):
         counts["shadow model"] += 1
         yield from _raised(lambda file=file: _check_shadow(file), "remove it: it is trained again")
+
+
+def _left(path: Path) -> str:
+    return f"{path} was left by a command that was killed; give the command again, or remove it"
+
+
+def _replacing(replaced: Path) -> Path:
+    """Return the run that is trained in the place of one that is kept until then."""
+    return replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))
 
 
 def _folders(path: Path, pattern: str = "*") -> list[Path]:
@@ -148,13 +157,19 @@ def _edits(run: TrainedRun, counts: Counter) -> Iterator[tuple[str, list[str]]]:
 
 def _check_edit(run: TrainedRun, folder: Path) -> None:
     content = run.edit(folder.name)
-    read_edit(content["name"], content["options"])
+    with explained(content.get("provenance")):
+        read_edit(content["name"], content["options"])
     if content["weights_sha256"] is not None:
         _check_model(load_model(folder, described=run.path))
         if read_description(folder) != read_description(run.path):
             raise ValueError(
                 f"{folder / 'model.json'} is not the run's own, which describes the edit; replace it by a copy of that"
             )
+    elif (folder / WEIGHTS).exists():
+        raise ValueError(
+            f"{folder / WEIGHTS} is there, and {EDIT_FILE} says that it is not stored: `vitmem clean --weights` was "
+            "killed; give it again, or remove the file"
+        )
 
 
 def _evaluation(run: TrainedRun, folder: Path, edits: list[str], counts: Counter) -> Iterator[str]:

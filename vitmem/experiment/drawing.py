@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmem import figures
 from vitmem.evaluation.predict import TRAIN
 from vitmem.evaluation.tables import usable
 from vitmem.experiment.plan import Experiment
+from vitmem.figures import draw_all, sheet
 from vitmem.files import Damaged
 from vitmem.runs.evaluate import examples
 from vitmem.runs.start import make_data
@@ -31,21 +31,21 @@ def best_edit(rows: Sequence[dict], seed: int) -> dict | None:
 def draw_figures(experiment: Experiment, out: Path, rows: Sequence[dict]) -> list[Path]:
     """Draw the figures of a finished experiment and return the paths of the images."""
     folder, seed = out / experiment.name, experiment.seeds[0]
-    best, sheet = best_edit(rows, seed), None
+    best, shown = best_edit(rows, seed), None
     if best is not None:
         try:
-            sheet = _sheet(experiment, folder / f"seed{seed}", best["id"])
+            shown = _sheet(experiment, folder / f"seed{seed}", best["id"])
         except Damaged as error:
             print(f"vitmem: no sheet of images is drawn: {error}", file=sys.stderr, flush=True)
-    return figures.draw_all(folder, sheet)
+    return draw_all(folder, shown)
 
 
 def _sheet(experiment: Experiment, run_path: Path, edit_id: str) -> dict:
     """Return what the sheet of images before and after an edit shows."""
     data = make_data(experiment.run)
     before, after = (examples(run_path, name) for name in (BASE, edit_id))
-    shown = figures.sheet.ROWS * figures.sheet.COLUMNS
-    noisy = np.flatnonzero((before.split == TRAIN) & before.is_noisy)[:shown]
+    shown = sheet.ROWS * sheet.COLUMNS
+    noisy = np.flatnonzero((before.split == TRAIN) & before.to_forget & (before.true >= 0))[:shown]
     image = data.data.train_image[before.index[noisy]]
     image = image.permute(0, 2, 3, 1).squeeze(-1).numpy()
     return {

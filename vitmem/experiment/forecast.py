@@ -21,13 +21,14 @@ from vitmem.files import read_json
 from vitmem.models.build import create
 from vitmem.models.layers import select_layers
 from vitmem.progress import duration, size
+from vitmem.runs.config import RunConfig
 from vitmem.runs.contents import ATTACK
 from vitmem.runs.edit import edit_inputs, is_finished
 from vitmem.runs.evaluate import stored
 from vitmem.runs.folder import RunFolder
 from vitmem.runs.start import make_data, timm_arguments
 from vitmem.runs.train import state_of
-from vitmem.runs.trained import BASE, TrainedRun
+from vitmem.runs.trained import BASE, TrainedRun, saved_manifest
 from vitmem.training import cost
 
 
@@ -74,7 +75,7 @@ def lines(experiment: Experiment, out: Path) -> list[str]:
     check(experiment)
     folder, data = out / experiment.name, make_data(experiment.run)
     training = cost.plan(timm_arguments(experiment.run, data), data, experiment.run.train, experiment.run.trainer)
-    models = _models(experiment, folder, training)
+    models = _models(experiment, folder, training, data)
     runs = {seed: _opened(model_folder(folder, seed, BASE), experiment) for seed in experiment.seeds}
     curvature, memory = _curvature(experiment, runs, data)
     stages = [models, curvature, *_edits(experiment, runs, data, training), *_attacks(experiment, folder, runs)]
@@ -90,22 +91,31 @@ def lines(experiment: Experiment, out: Path) -> list[str]:
     ]
 
 
-def _models(experiment: Experiment, folder: Path, training: cost.Plan) -> Stage:
+def _models(experiment: Experiment, folder: Path, training: cost.Plan, data: MemorisationData) -> Stage:
     kinds = (BASE, *experiment.references)
     stage = Stage("models", total=len(experiment.seeds) * len(kinds))
-    conflicts = []
+    conflicts: list[str] = []
+    others: list[str] = []
     for seed in experiment.seeds:
         for kind in kinds:
             path = model_folder(folder, seed, kind)
             state = state_of(experiment.config_of(seed, kind), path)
             stage.done += state == "done"
             conflicts += [path.name] if state == "other settings" else []
+            if state in ("done", "begun") and not _same_data(experiment.config_of(seed, kind), path, data):
+                others.append(path.name)
             if state != "done":
                 stage.seconds += 3600 * training.hours
                 stage.disk += 4 * training.parameters * 7  # weights, and two checkpoints with both moments
-    if conflicts:
-        stage.note = f"{', '.join(conflicts)} hold runs with other settings: the command will refuse"
+    reasons = {"runs with other settings": conflicts, "runs of other data than those at hand": others}
+    told = [f"{', '.join(names)} hold {what}" for what, names in reasons.items() if names]
+    stage.note = f"{'; '.join(told)}: the command will refuse" if told else ""
     return stage
+
+
+def _same_data(config: RunConfig, path: Path, data: MemorisationData) -> bool:
+    """Tell whether a run has the images and labels at hand, which are loaded once: only their noise may be another."""
+    return saved_manifest(path).header() == config.noise.manifest(data.data).header()
 
 
 def _opened(path: Path, experiment: Experiment) -> TrainedRun | None:
@@ -152,7 +162,8 @@ def _is_done(experiment: Experiment, planned: PlannedEdit, name: str, run: Train
         return False
     tuned = bool(experiment.space(planned))
     same = tuned or content["inputs"] == edit_inputs(run, planned.edit, planned.name)
-    return same and is_finished(run, content, save=experiment.save_weights) and stored(run, name) is not None
+    finished = is_finished(run, content, save=experiment.save_weights, cleaned=True)
+    return same and finished and stored(run, name) is not None
 
 
 def _stored_edit(run: TrainedRun | None, name: str) -> dict | None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from vitmem.editing import edits
 from vitmem.evaluation.tables import OK, add_recovered, result_row, to_csv
+from vitmem.evaluation.unlearning import add_unlearning
 from vitmem.experiment.tuning import within_drop
 from vitmem.files import file_digest, read_json, write_atomically
 from vitmem.models.weights import read_description
+from vitmem.runs.attack import stored_attack
 from vitmem.runs.contents import MEASURED
-from vitmem.runs.evaluate import MEASUREMENT, evaluate, evaluation_folder, status_of, stored, stored_edit
+from vitmem.runs.evaluate import MEASUREMENT, evaluate, evaluation_folder, metrics_of, status_of, stored, stored_edit
 from vitmem.runs.folder import RunFolder, held
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun, path_beside, saved_config
 
@@ -117,7 +119,8 @@ def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:
     for name, model in {BASE: run, **references_beside(run)}.items():
         if found := stored(model):
             plain = {**identity, "id": name, "edit": "", "option": "", "value": ""}
-            rows.append(result_row(plain, found["metrics"], None, status=status_of(found)) | _settings(model))
+            row = result_row(plain, metrics_of(found), None, status=status_of(found)) | _settings(model)
+            rows.append(row | {"membership_auc": _membership_auc(model)})
     for edit_id in ids:
         try:
             content = run.edit(edit_id)  # reads the weights to check them: once
@@ -126,15 +129,25 @@ def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:
             print(f"vitmem: left out of the table: {error}", file=sys.stderr, flush=True)
             continue
         if found:
-            rows.append(edit_row(identity, content, found) | settings | {"options": changed_options(content)})
+            row = edit_row(identity, content, found) | settings | {"options": changed_options(content)}
+            rows.append(row | {"membership_auc": _membership_auc(run, edit_id)})
     add_recovered(rows)
+    add_unlearning(rows)
     return rows
+
+
+def _membership_auc(run: TrainedRun, edit_id: str = BASE) -> float | None:
+    """Return what attack membership's score ``loss`` reaches, if the attack of that id is stored and holds."""
+    there = (evaluation_folder(run.path, edit_id) / "attacks" / "membership.json").is_file()
+    found = stored_attack(run, "membership", edit_id) if there else None
+    return next((row["auc"] for row in found["rows"] if row.get("score") == "loss"), None) if found else None
 
 
 def _settings(run: TrainedRun) -> dict:
     """Return what a row says of its model's training; everything else under ``config``, for ``with_configurations``."""
     config, manifest = run.config.to_dict(), run.manifest
-    timm = read_description(run.path)["timm"]
+    described = read_description(run.path)
+    timm = described.get("timm") or {"model_name": described["adopted"]["name"]}
     sizes = {"embed_dim": "width", "depth": "depth", "num_heads": "heads", "patch_size": "patch"}
     sizes = " ".join(f"{ours} {timm[theirs]}" for theirs, ours in sizes.items() if theirs in timm)
     return {
@@ -142,8 +155,8 @@ def _settings(run: TrainedRun) -> dict:
         "noise": manifest.kind,
         "noise_rate": manifest.rate,
         "noise_seed": manifest.seed,
-        "model": f"{timm['model_name']} {sizes}".strip(),
-        "epochs": config["train"]["epochs"],
+        "model": f"{timm.get('model_name') or timm['builder']} {sizes}".strip(),
+        "epochs": None if run.is_adopted else config["train"]["epochs"],
         "config": _flat({key: value for key, value in config.items() if key not in ("seed", "train_on", "trainer")}),
     }
 
@@ -202,7 +215,7 @@ def edit_row(identity: Mapping, content: Mapping, measured: Mapping) -> dict:
         # Unknown with curvature from the cache, and too low where earlier trials had grown the process.
         memory = largest(found.get("extra_memory_bytes") for found in (cost, tuned or {}))
         facts["extra_memory_mib"] = None if memory is None else round(memory / 2**20, 2)
-    return result_row(identity, measured["metrics"], content["report"], **facts)
+    return result_row(identity, metrics_of(measured), content["report"], **facts)
 
 
 def largest(numbers: Iterable[int | None]) -> int | None:

@@ -15,7 +15,7 @@ from vitmem.evaluation.tables import OK, usable
 from vitmem.experiment.attacking import attack_all, gather_attacks, pending, read_results, write_attacks
 from vitmem.experiment.plan import Experiment, PlannedEdit
 from vitmem.experiment.results import PLAN, largest, write_experiment_table
-from vitmem.experiment.tuning import Tuning, check_known, points, tune
+from vitmem.experiment.tuning import Tuning, check_known, check_validation, points, tune
 from vitmem.files import write_atomically
 from vitmem.progress import Progress
 from vitmem.runs.edit import make_edit
@@ -25,6 +25,7 @@ from vitmem.runs.start import check_model, make_data
 from vitmem.runs.train import train
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 from vitmem.training.devices import check as check_devices
+from vitmem.training.loggers import check_loggers
 
 
 def run(experiment: Experiment, out: Path, *, force: bool = False, wait: bool = False) -> list[dict]:
@@ -64,18 +65,22 @@ def check(experiment: Experiment) -> None:
     """Raise ValueError if the plan cannot be carried out; nothing is written."""
     data = make_data(experiment.run)
     blank = check_model(experiment.run, data)
+    check_loggers(experiment.run.trainer.loggers)
     if (devices := check_devices(experiment.run.trainer, experiment.run.train.batch_size).world_size) > 1:
         raise ValueError(
             f"vitmem run works on one device, and {devices} were asked for; train the models with `vitmem train` and "
             "the same --name and options first: `vitmem run` with trainer.devices 1 finds them and goes on"
         )
-    if "retrain" in experiment.references and data.manifest.is_noisy.all():
+    if "retrain" in experiment.references and data.manifest.to_forget.all():
         raise ValueError(
-            "every training label is wrong, so `retrain` has nothing to train on; leave it out of references"
+            "every training label is wrong, or to be forgotten, so `retrain` has nothing to train on; leave it out of "
+            "references"
         )
     if experiment.tune:
-        is_noisy = torch.from_numpy(data.manifest.is_noisy)
-        check_known(int(known_noisy(is_noisy, experiment.known, data.manifest.seed, experiment.seeds[0]).sum()))
+        to_forget, is_noisy = (torch.from_numpy(mask) for mask in (data.manifest.to_forget, data.manifest.is_noisy))
+        known = known_noisy(to_forget, experiment.known, data.manifest.seed, experiment.seeds[0])
+        check_known(int((known & is_noisy).sum()))
+        check_validation(data.validation_examples)
     for planned in experiment.edits:
         planned.edit.check(blank)
 
@@ -128,6 +133,7 @@ def measure_seed(experiment: Experiment, base: TrainedRun, references: Mapping[s
                     name,
                     replace=True,
                     save=experiment.save_weights,
+                    cleaned=True,
                     tuned=tuned,
                     keep_going=True,
                 )
@@ -136,6 +142,7 @@ def measure_seed(experiment: Experiment, base: TrainedRun, references: Mapping[s
                 if experiment.is_attacked(name) and usable(content) and status_of(found) == OK:
                     if not base.has_weights(name) and pending(base, experiment.attacks, name):
                         made(force=True)
+                        evaluate(base, name)  # weights that were cleaned away may come out otherwise in the last digit
                     attack_all(base, experiment.attacks, name, force, keep_going=True)
                 progress.step(name)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitmem.datamodules.batch import keyed_generator, keyed_seed
+from vitmem.datamodules.batch import Examples, keyed_generator, keyed_seed
 from vitmem.editing.attempt import attempt
 from vitmem.editing.contract import Edit, identity
 from vitmem.editing.data import EditData
@@ -29,6 +29,7 @@ from vitmem.files import Damaged, cache_key, digest, parsed, read_text, write_at
 from vitmem.models.build import with_weights
 from vitmem.models.memory import ran_out
 from vitmem.progress import Progress
+from vitmem.registry import file_of
 from vitmem.runs.contents import TRIAL, TRIALS
 from vitmem.runs.trained import TrainedRun
 from vitmem.shapes import Number, mismatch
@@ -167,7 +168,18 @@ def check_tuner(tuner: str, trials: int = 0) -> None:
 def check_known(number: int) -> None:
     """Raise ValueError unless so many known wrong labels can be halved."""
     if number < 2:
-        raise ValueError(f"tuning needs at least two known wrong labels, and {number} are known; raise `known`")
+        raise ValueError(
+            f"tuning needs at least two known wrong labels, and {number} are known; raise `known`, or choose options "
+            "yourself where labels are right, or nobody knows: there is no ground truth to tune for"
+        )
+
+
+def check_validation(validation: Examples) -> None:
+    """Raise ValueError unless there are validation images to score trials on."""
+    if not len(tuning_half(validation)):
+        raise ValueError(
+            "tuning scores trials on validation images of even index; the data set has none; give it some, or tune: 0"
+        )
 
 
 class Bench:
@@ -185,7 +197,8 @@ class Bench:
         self.run, known_N = run, run.known_noisy()
         self.fit_N = drawn(known_N, 0.5, run.data.manifest.seed, run.config.seed, 7)
         self.score_N = known_N if blind else known_N & ~self.fit_N
-        check_known(int(known_N.sum()))
+        check_known(int((known_N & run.data.train_examples.is_noisy).sum()))
+        check_validation(run.data.validation_examples)
         self.unedited = self.measure(dict(run.model.state_dict()))
 
     def measure(self, state: dict[str, Tensor]) -> dict:
@@ -233,8 +246,10 @@ def tune(run: TrainedRun, tuning: Tuning, *, force: bool = False) -> list[dict]:
         force: forget the trials that were made.
     """
     check_tuner(tuning.tuner)
+    changed = {"code": code} if (code := file_of(type(tuning.edit))) else {}
     inputs = cache_key(
         VERSION,
+        **changed,
         weights=run.weights_sha256,
         noise=run.noise_sha256,
         data=run.data.data.fingerprint,

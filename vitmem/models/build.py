@@ -6,6 +6,7 @@ import re
 import torch
 from torch import Tensor, nn
 
+from vitmem.models import plugged
 from vitmem.models.config import LARGEST, MOST_BLOCKS, SIZES
 
 
@@ -23,6 +24,8 @@ def create(arguments: dict, seed: int | None = None, device: str = "cpu") -> nn.
     import timm
 
     check_arguments(arguments)
+    if "builder" in arguments:
+        return plugged.build(arguments, seed, device)
     name = arguments["model_name"]
     if not name.startswith("vit_") or not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_patch')[0].removeprefix('vit_')}*", module="vision_transformer")[:5]
@@ -55,6 +58,8 @@ def check_arguments(arguments: object) -> None:
     """Raise ValueError unless recorded arguments are those that a configuration gives, of the right types."""
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of the model are a {type(arguments).__name__}; they must be a mapping")
+    if "builder" in arguments:
+        return plugged.check(arguments)
     if unknown := sorted(set(arguments) - {*_NEEDED, *_NUMBERS}):
         raise ValueError(f"{unknown[0]} is no argument that vitmem records for a model; remove it")
     if missing := [name for name in _NEEDED if name not in arguments]:

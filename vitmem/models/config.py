@@ -1,7 +1,10 @@
 """Which vision transformer, as options: nothing here imports timm or torch."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Literal
+
+from vitmem.registry import Registry, registered
 
 # Names that `list` explains; any other `vit_*` name of timm works too.
 SIZES = {
@@ -10,6 +13,20 @@ SIZES = {
     "vit_base_patch16_224": "width 768, depth 12, 12 heads, 86 M parameters (Dosovitskiy et al. 2020, table 1)",
     "vit_large_patch16_224": "width 1024, depth 24, 16 heads, 307 M parameters (Dosovitskiy et al. 2020, table 1)",
 }
+
+
+def models() -> Registry[Callable]:
+    """Return the model builders that plug-ins add, by name (group ``vitmem.models``).
+
+    A builder maps the shape of the images (channels, height, width), the number of classes K and a dict of plain
+    options to a module, which maps B C H W images to B K logits.
+    """
+    everything = registered("vitmem.models", SIZES)
+    found: Registry[Callable] = Registry({name: everything[name] for name in everything.origins})
+    found.origins = everything.origins
+    return found
+
+
 LARGEST, MOST_BLOCKS = 2**16, 2**10  # of any size, and of the depth: far above what any model has
 
 
@@ -30,6 +47,7 @@ class ModelConfig:
         drop_path: stochastic depth rate of the last block, rising linearly from 0, in [0, 1).
         pretrained: file of weights to start from (.safetensors, or .pth without pickled code), or a folder with one;
             resized to the images, with a new head if the classes differ in number. None: random weights.
+        options: of a model that a plug-in builds; timm's have none.
     """
 
     name: str = "auto"
@@ -42,6 +60,7 @@ class ModelConfig:
     dropout: float = 0.0
     drop_path: float = 0.0
     pretrained: str | None = None
+    options: dict | None = field(default=None, metadata={"added": True})
 
     def __post_init__(self):
         for option in ("width", "depth", "heads", "patch", "mlp_ratio"):
@@ -62,6 +81,12 @@ class ModelConfig:
             image_shape: channels, height, width.
             num_classes: K.
         """
+        if self.name in models():
+            return self._builder(image_shape, num_classes)
+        if self.options:
+            raise ValueError(
+                f"model.options are for a model that a plug-in builds, and {self.name} is none: see --plugin"
+            )
         channels, height, width = image_shape
         sizes = {option: getattr(self, option) for option in ("width", "depth", "heads", "patch", "mlp_ratio")}
         name = self.name
@@ -94,6 +119,18 @@ class ModelConfig:
             if sizes[ours] is not None:
                 arguments[theirs] = sizes[ours]
         return arguments
+
+    def _builder(self, image_shape: tuple[int, int, int], num_classes: int) -> dict:
+        """Return the arguments with which ``plugged.build`` builds a plug-in's model."""
+        default = ModelConfig()
+        ours = [f.name for f in fields(self) if f.name not in ("name", "options")]
+        if given := [name for name in ours if getattr(self, name) != getattr(default, name)]:
+            raise ValueError(
+                f"model.{given[0]} is for models of timm; {self.name}, of {models().origins[self.name]}, takes "
+                "model.options"
+            )
+        facts = {"image_shape": list(image_shape), "num_classes": num_classes, "options": self.options or {}}
+        return {"builder": self.name, **facts}
 
 
 def fitting_sizes(height: int, width: int) -> dict[str, int]:

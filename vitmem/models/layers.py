@@ -1,15 +1,20 @@
 """The choice of a model's linear layers, and of its norms, by name.
 
-Layer names are timm's module names, for example ``blocks.0.attn.qkv``, ``blocks.0.mlp.fc1``, ``head``.
+Layer names are the model's own module names: those of timm are ``blocks.0.attn.qkv``, ``blocks.0.mlp.fc1``, ``head``.
+Where a model has other names, ``blocks.N`` stands for its N-th block from 0 on, ``head`` for its classifier
+(``vitmem.models.anatomy``), and ``patch_embed.proj`` for its first linear layer.
 """
 
 import fnmatch
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
+
+from vitmem.models.anatomy import anatomy_of
+from vitmem.models.kinds import is_linear, is_norm
 
 LONGEST_PATTERN, MOST_PATTERNS = 10_000, 10_000  # characters; what braces may stand for
 
@@ -44,7 +49,9 @@ def _select(
     chosen = set(names) if given and all(pattern.startswith("!") for pattern in given) else set()
     taken: set[str] = set()
     for pattern in given:
-        found = {n for p in expand_braces(pattern.removeprefix("!")) for n in fnmatch.filter(names, p)}
+        found = set()
+        for plain in expand_braces(pattern.removeprefix("!")):
+            found |= set(fnmatch.filter(names, plain)) or _by_standard_name(model, names, plain)
         if not found:
             raise ValueError(f"the pattern {pattern!r} matches no {kind}; there are: {summarise(names) or 'none'}")
         if pattern.startswith("!"):
@@ -58,6 +65,22 @@ def _select(
     return {name: model.get_submodule(name) for name in names if name in chosen}
 
 
+def _by_standard_name(model: nn.Module, names: Sequence[str], pattern: str) -> set[str]:
+    """Return the modules that match by the names that they would have in timm: blocks, the head and the embedding."""
+    linear = [name for name, module in model.named_modules() if name and is_linear(module)]
+    if not linear:
+        return set()
+    anatomy = anatomy_of(model)
+    parts = [(block, f"blocks.{number}") for number, block in enumerate(anatomy.blocks)]
+    called = {
+        standard + name.removeprefix(part): name
+        for part, standard in (*parts, (anatomy.head, "head"), (linear[0], "patch_embed.proj"))
+        for name in names
+        if name == part or name.startswith(f"{part}.")
+    }
+    return {called[name] for name in fnmatch.filter(called, pattern)}
+
+
 def split_patterns(text: str) -> list[str]:
     """Return the patterns of a text that separates them by commas or spaces; commas in braces belong to a pattern.
 
@@ -67,19 +90,6 @@ def split_patterns(text: str) -> list[str]:
     if len(text) > LONGEST_PATTERN:
         raise ValueError(f"the pattern {text[:50]!r} ... has {len(text):,} characters; {LONGEST_PATTERN:,} are allowed")
     return [part for part in re.split(r"[\s,]+(?![^{}]*\})", text) if part]
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Tell whether a module is a linear map on tokens, or on the patches under a kernel."""
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and module.padding_mode == "zeros"
-    return isinstance(module, nn.Linear)
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module is a norm with a scale: PyTorch's layer norm, or timm's norms, which go by their name."""
-    named = isinstance(module, nn.LayerNorm) or type(module).__name__.lower().removesuffix("2d").endswith("norm")
-    return named and isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.ndim == 1
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from vitmem.files import load_json, mistaken, to_json, write_together
 from vitmem.models import build
+from vitmem.models.foreign import check_description, create_foreign
+from vitmem.registry import Unknown
 
 SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin")
+_USUAL = ("model.safetensors", "pytorch_model.bin")  # what hubs call the file
 _HEAD = "head."
 _SPARE = ("head", "decoder", "mask_token")  # what a model loses without changing what its blocks compute
 _FAMILIES = {  # a part of a tensor's name -> whose names those are
@@ -28,23 +31,30 @@ _INPUT = "patch_embed.proj.weight"
 _CUT = re.compile(r"\beof\b|truncated|ran out of input|incomplete|too ?small|header ?length")  # libraries say it so
 
 
-def find_pretrained(path: str) -> Path:
-    """Return the file of weights that a path names: itself, or the only one in a folder.
+def find_weights(path: str | Path, option: str = "") -> Path:
+    """Return the file of weights that a path names: itself, or that of a folder.
+
+    Args:
+        path: file or folder.
+        option: with which it was given, for errors.
 
     Raises:
         ValueError: there is none, or there are several.
     """
-    found = Path(path).expanduser()
+    found, where = Path(path).expanduser(), f"{option}: " if option else ""
     if found.is_dir():
-        files = sorted(file for file in found.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
+        usual = [found / name for name in _USUAL if (found / name).is_file()]
+        files = usual[:1] or sorted(f for f in found.iterdir() if f.name.endswith(SUFFIXES) and f.is_file())
         if len(files) != 1:
             names = ", ".join(file.name for file in files) or "none"
-            raise ValueError(f"model.pretrained: {found} holds {len(files)} files of weights ({names}); name one file")
+            raise ValueError(f"{where}{found} holds {len(files)} files of weights ({names}); name one file")
         return files[0]
     if not found.is_file():
-        raise ValueError(f"model.pretrained: there is no file {found}; give weights that timm saved, or a vitmem run")
+        raise ValueError(
+            f"{where}there is no file {found}; give weights that timm saved, a vitmem run, or a folder of a hub"
+        )
     if not found.name.endswith(SUFFIXES):
-        raise ValueError(f"model.pretrained: {found} does not end in {', '.join(SUFFIXES)}, which are the known forms")
+        raise ValueError(f"{where}{found} does not end in {', '.join(SUFFIXES)}, which are the known forms")
     return found
 
 
@@ -76,7 +86,7 @@ def read_pretrained(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], li
         found = {name: value for name, value in found.items() if not name.startswith(_HEAD)}
     _check_fit(path, found, wanted)
     new, unused = ([name for name in ours if name not in theirs] for ours, theirs in ((wanted, found), (found, wanted)))
-    notes = [f"{what}: {_some(names)}" for what, names in (("start anew", new), ("are not used", unused)) if names]
+    notes = [f"{what}: {some(names)}" for what, names in (("start anew", new), ("are not used", unused)) if names]
     return {name: value for name, value in found.items() if name in wanted}, notes
 
 
@@ -89,13 +99,13 @@ def _tensors(path: Path, model: nn.Module) -> dict[str, Tensor]:
         found = timm.models.load_state_dict(str(path), device="cpu", weights_only=True)
         found = {name: value for name, value in checkpoint_filter_fn(found, model).items() if isinstance(value, Tensor)}
     except Exception as error:  # a damaged file fails in many ways
-        raise ValueError(f"{path} {_wrong(path, error)}") from error
+        raise ValueError(f"{path} {wrong(path, error)}") from error
     if not found:
         raise ValueError(f"{path} holds no tensors by name; give weights that timm saved, or a vitmem run")
     return found
 
 
-def _wrong(path: Path, error: Exception) -> str:
+def wrong(path: Path, error: Exception) -> str:
     """Return in words why a file of weights cannot be read."""
     text = f"{error} {error.__cause__}".lower()
     with path.open("rb") as file:
@@ -122,28 +132,28 @@ def _check_fit(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) 
     families = [whose for part, whose in _FAMILIES.items() if any(part in name for name in found)]
     if families and _INPUT not in found:
         raise ValueError(
-            f"{path} has {families[0]} names of tensors ({_some(found)}), not timm's; give weights that timm saved, "
+            f"{path} has {families[0]} names of tensors ({some(found)}), not timm's; give weights that timm saved, "
             "such as the model.safetensors of its repositories on huggingface.co/timm"
         )
     if not set(found) & set(wanted):
-        raise ValueError(f"{path} has none of the model's tensors; it has {_some(found)}")
+        raise ValueError(f"{path} has none of the model's tensors; it has {some(found)}")
     if missing := [name for name in wanted if name not in found and not name.startswith(_HEAD)]:
-        raise ValueError(f"{path} lacks {_some(missing)}; choose the model.name, depth and pool that it was made with")
+        raise ValueError(f"{path} lacks {some(missing)}; choose the model.name, depth and pool that it was made with")
     if wrong := [name for name in wanted if name in found and found[name].shape != wanted[name].shape]:
         shapes = f"{tuple(found[wrong[0]].shape)} there, {tuple(wanted[wrong[0]].shape)} in the model"
         raise ValueError(
-            f"{path} has other shapes: {_some(wrong)} (the first: {shapes}); choose the model.name, width, heads and "
+            f"{path} has other shapes: {some(wrong)} (the first: {shapes}); choose the model.name, width, heads and "
             "mlp_ratio that it was made with"
         )
     blocks = {_block(name) for name in wanted}
     beyond = [name for name in found if name not in wanted and _block(name) in blocks and not name.startswith(_SPARE)]
     if beyond:
         raise ValueError(
-            f"{path} has tensors without which it computes something else, and which the model lacks: {_some(beyond)}; "
+            f"{path} has tensors without which it computes something else, and which the model lacks: {some(beyond)}; "
             "choose the model.name that it was made with"
         )
     if broken := [name for name in wanted if name in found and not bool(found[name].float().isfinite().all())]:
-        raise ValueError(f"{path} holds numbers that are not finite, in {_some(broken)}; give other weights")
+        raise ValueError(f"{path} holds numbers that are not finite, in {some(broken)}; give other weights")
 
 
 def _block(name: str) -> str:
@@ -152,7 +162,8 @@ def _block(name: str) -> str:
     return found[0] if found else ""
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """Return the first five names in words, and how many more there are."""
     names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
@@ -176,14 +187,24 @@ def read_description(folder: Path) -> dict:
     """Return what the ``model.json`` of a folder holds.
 
     Raises:
-        ValueError: it is missing or malformed, or its arguments are none that a configuration gives.
+        ValueError: it is missing or malformed, or describes no model that vitmem builds.
     """
-    found = load_json(folder / "model.json", {"timm": dict})
+    found = load_json(folder / "model.json", {"timm?": dict, "adopted?": dict})
     try:
-        build.check_arguments(found["timm"])
+        if "adopted" in found:
+            check_description(found["adopted"])
+        else:
+            build.check_arguments(found.get("timm"))
     except ValueError as error:
         raise ValueError(f"{folder / 'model.json'} is malformed: {error}") from error
     return found
+
+
+def build_model(description: dict, device: str = "cpu") -> nn.Module:
+    """Return the model that a ``model.json`` describes, with weights of no meaning."""
+    if "adopted" in description:
+        return create_foreign(description["adopted"], device)
+    return build.create(description["timm"], device=device)
 
 
 def load_model(folder: Path, described: Path | None = None) -> nn.Module:
@@ -197,13 +218,15 @@ def load_model(folder: Path, described: Path | None = None) -> nn.Module:
         ValueError: a file is missing, damaged, or does not fit the other.
     """
     try:
-        arguments = read_description(described or folder)["timm"]
+        description = read_description(described or folder)
         state = load_file(folder / "model.safetensors")
-        shapes = {name: value.shape for name, value in build.create(arguments, device="meta").state_dict().items()}
+        shapes = {name: value.shape for name, value in build_model(description, "meta").state_dict().items()}
         if wrong := [name for name, value in state.items() if shapes.get(name) != value.shape]:
-            raise ValueError(f"model.json describes another model than the weights are of: {_some(wrong)}")
-        model = build.create(arguments)  # only now is memory taken for it
+            raise ValueError(f"model.json describes another model than the weights are of: {some(wrong)}")
+        model = build_model(description)  # only now is memory taken for it
         model.load_state_dict(state)
+    except Unknown:  # a plug-in that is not given
+        raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         message = " ".join(str(error).split())
         raise ValueError(f"the model in {folder} cannot be loaded: {message[:300]}") from error

@@ -16,6 +16,7 @@ from vitmem.editing.data import EditData
 from vitmem.files import cache_key, check_name, provenance, read_json, to_json, write_json
 from vitmem.models.finite import broken
 from vitmem.models.memory import ran_out
+from vitmem.registry import explained, is_outdated
 from vitmem.runs.contents import ATTACK
 from vitmem.runs.evaluate import evaluation_folder, evaluation_inputs
 from vitmem.runs.folder import RunFolder, held
@@ -106,7 +107,7 @@ def _attack_data(run: TrainedRun, edit_id: str) -> tuple[AttackData, dict[str, s
         run.config.seed,
         _repeated(run, edit_id),
         run.known_noisy(share) if share < 1 else None,
-        recipe_of(base.config, base.data),
+        None if base.is_adopted else recipe_of(base.config, base.data),
     )
     return data, asked
 
@@ -116,7 +117,8 @@ def is_attacked(run: TrainedRun, attack: Attack, name: str, attack_id: str, edit
     known = stored_attack(run, attack_id, edit_id)
     options = json.loads(to_json(dataclasses.asdict(attack)))
     made = known is not None and "failed" not in known["report"]
-    return made and (known["name"], known["options"]) == (name, options)
+    outdated = made and is_outdated("vitmem.attacks", name, known.get("provenance"))
+    return made and not outdated and (known["name"], known["options"]) == (name, options)
 
 
 def stored_attack(run: TrainedRun, attack_id: str, edit_id: str = BASE) -> dict | None:
@@ -181,7 +183,8 @@ def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult
     if edit_id == BASE:
         return None
     content = run.edit(edit_id)
-    edit = read_edit(content["name"], content["options"])
+    with explained(content.get("provenance")):
+        edit = read_edit(content["name"], content["options"])
     known = run.known_noisy(run.share_known(edit_id))
 
     def again(model: nn.Module) -> EditResult:

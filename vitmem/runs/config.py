@@ -13,12 +13,14 @@ from vitmem.datamodules import DataSet, datasets
 from vitmem.datamodules.augment import Augment
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import TrainOn
-from vitmem.datamodules.noise import NOISES, Noise, Symmetric
+from vitmem.datamodules.noise import Noise, Symmetric, noises
+from vitmem.datamodules.normalise import Normalise
 from vitmem.files import check_name
 from vitmem.models.config import ModelConfig
-from vitmem.options import LARGEST_SEED, ActionConfigFile, Namespace, Parser, inline, mapping_of, paired, short
+from vitmem.options import LARGEST_SEED, ActionConfigFile, Namespace, Parser, flat, inline, mapping_of, paired, short
 from vitmem.registry import lookup
 from vitmem.training.config import TrainConfig, TrainerConfig
+from vitmem.yaml_files import LONGEST_LIST
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class RunConfig:
         trainer: Lightning's flags.
         seed: of the initial weights, the order and dropout.
         train_on: noisy (the model under study), retrain (noisy examples left out) or clean (true labels).
+        normalise: what is taken out of every image.
     """
 
     data: DataSet = field(default_factory=Digits)
@@ -44,6 +47,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
     train_on: TrainOn = "noisy"
+    normalise: Normalise = field(default_factory=Normalise)
 
     def __post_init__(self):
         if not 0 <= self.seed < LARGEST_SEED:
@@ -67,7 +71,10 @@ class RunConfig:
             "train_on": self.train_on,
             "data": {"name": data_name, **dataclasses.asdict(self.data)},
             "noise": {"kind": self.noise.kind, **dataclasses.asdict(self.noise)},
-            **{part: dataclasses.asdict(getattr(self, part)) for part in ("augment", "model", "train", "trainer")},
+            **{
+                part: dataclasses.asdict(getattr(self, part))
+                for part in ("augment", "model", "train", "trainer", "normalise")
+            },
         }
 
     @classmethod
@@ -77,7 +84,24 @@ class RunConfig:
         Raises:
             ValueError: a key is unknown or a value out of range.
         """
-        return run_config(run_parser("config", *_chosen([content])).read_object(content))
+        long, content = _long_lists(content)
+        config = run_config(run_parser("config", *_chosen([content])).read_object(content))
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, **long)) if long else config
+
+
+def _long_lists(content: Mapping) -> tuple[dict[str, list], dict]:
+    """Return long lists of the data set's options, such as thousands of class names, and all but them.
+
+    The parser would take time by the square of their length.
+    """
+    data = content.get("data")
+    options = data if isinstance(data, Mapping) else {}
+    long = {name: value for name, value in options.items() if isinstance(value, list) and len(value) > LONGEST_LIST}
+    for name, value in long.items():
+        if not all(isinstance(item, (str, bool, int, float)) for item in value):
+            raise ValueError(f"data.{name} holds something else than names")
+    left = {name: value for name, value in options.items() if name not in long}
+    return long, {**content, "data": left} if long else dict(content)
 
 
 def _chosen(contents: Sequence[Mapping], data: str | None = None, noise: str | None = None) -> tuple[str, str]:
@@ -95,19 +119,20 @@ def _chosen(contents: Sequence[Mapping], data: str | None = None, noise: str | N
 def run_parser(prog: str, data_name: str = "digits", noise_kind: str = "symmetric", description: str = "") -> Parser:
     """Return the parser of a run's configuration, with the options of the named data set and noise kind."""
     data_class = lookup("data set", data_name, datasets())
-    noise_class = lookup("noise kind", noise_kind, NOISES)
+    noise_class = lookup("noise kind", noise_kind, noises())
     parser = Parser(prog=prog, description=description)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options; repeatable")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights, the order and dropout")
     parser.add_argument("--train_on", type=TrainOn, default="noisy", help="noisy, retrain (without them) or clean")
     parser.add_argument("--data.name", type=str, default=data_name, help=f"one of: {', '.join(sorted(datasets()))}")
     parser.add_class_arguments(data_class, "data")
-    parser.add_argument("--noise.kind", type=str, default=noise_kind, help=f"one of: {', '.join(sorted(NOISES))}")
+    parser.add_argument("--noise.kind", type=str, default=noise_kind, help=f"one of: {', '.join(sorted(noises()))}")
     parser.add_class_arguments(noise_class, "noise")
     parser.add_class_arguments(Augment, "augment")
     parser.add_class_arguments(ModelConfig, "model")
     parser.add_class_arguments(TrainConfig, "train")
     parser.add_class_arguments(TrainerConfig, "trainer")
+    parser.add_class_arguments(Normalise, "normalise")
     return parser
 
 
@@ -119,13 +144,22 @@ def parser_for(arguments: Sequence[str], prog: str, description: str) -> Parser:
             found[option].append(value)
     names = [found[key][-1] if found[key] else None for key in ("--data.name", "--noise.kind")]
     contents = [mapping_of(file) for file in found["--config"]]
+    for file, content in zip(found["--config"], contents, strict=True):
+        if any(name == "trainer.online" and value is not False for name, value in flat(content)):
+            raise ValueError(
+                f"{short(file)}: trainer.online is no option of a file, which may come from elsewhere: that loggers "
+                "may go online is said on the command line, as --trainer.online true"
+            )
     return run_parser(prog, *_chosen(contents, *names), description)
 
 
 def run_config(values: Namespace) -> RunConfig:
     """Return the configuration that parsed values describe."""
     data, noise = vars(values.data), vars(values.noise)
-    data_class, noise_class = lookup("data set", data["name"], datasets()), lookup("noise kind", noise["kind"], NOISES)
+    data_class, noise_class = (
+        lookup("data set", data["name"], datasets()),
+        lookup("noise kind", noise["kind"], noises()),
+    )
     return RunConfig(
         data=data_class(**{k: v for k, v in data.items() if k != "name"}),
         noise=noise_class(**{k: v for k, v in noise.items() if k != "kind"}),
@@ -135,12 +169,13 @@ def run_config(values: Namespace) -> RunConfig:
         trainer=TrainerConfig(**vars(values.trainer)),
         seed=values.seed,
         train_on=values.train_on,
+        normalise=Normalise(**vars(values.normalise)),
     )
 
 
 def on_one_device(config: RunConfig) -> RunConfig:
-    """Return a configuration without the devices: a run may go on on others."""
-    elsewhere = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    """Return a configuration without devices and loggers: a run may go on on others."""
+    elsewhere = {"devices": 1, "num_nodes": 1, "strategy": "auto", "loggers": "", "online": False}
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **elsewhere))
 
 

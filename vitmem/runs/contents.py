@@ -1,6 +1,6 @@
 """Shapes of what a run folder holds in JSON beside its model: edits, measurements, attacks, trials."""
 
-from vitmem.evaluation.metrics import ACCURACIES, METRICS
+from vitmem.evaluation.metrics import ACCURACIES, METRICS, OPTIONAL
 from vitmem.shapes import AMOUNT, CELL, COUNT, NAME, SHA256, SHARE, Each, Number
 
 _SOME_SHARE = Number(1e-9, 1)
@@ -39,6 +39,7 @@ EDIT = {
     "report": {"layers?": [_LAYER], "seconds?": Each(str, AMOUNT), "extra_parameters?": (AMOUNT, None)},
     "cost?": ({**_COST, "extra_parameters": (AMOUNT, None)}, None),
     "weights_sha256": (SHA256, None),
+    "removed_sha256?": (SHA256, None),  # of weights that were stored, and measured, until they were cleaned away
 }
 _ACCURACY = (  # of some examples, or of none
     {"n": COUNT, "value": SHARE, "low": SHARE, "high": SHARE},
@@ -49,8 +50,11 @@ MEASURED = {
     "inputs": SHA256,
     "known?": (_SOME_SHARE, None),
     "metrics": {
-        name: _ACCURACY if name in ACCURACIES else _MEAN for name in METRICS if name != "ground_truth_recovered"
+        f"{name}?" if name in OPTIONAL else name: _ACCURACY if name in ACCURACIES else _MEAN
+        for name in METRICS
+        if name != "ground_truth_recovered"
     },
+    "added?": Each(NAME, {**_MEAN, "low": (float, None), "high": (float, None), "by": str}),
     "at_chance": bool,
     "status?": str,
     "examples_sha256?": SHA256,

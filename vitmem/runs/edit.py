@@ -14,9 +14,10 @@ from vitmem.editing.contract import Edit, identity
 from vitmem.editing.data import EditData
 from vitmem.files import Damaged, check_name, provenance, read_json, sealed_json, to_json, write_json, write_together
 from vitmem.models.weights import model_files, read_description
+from vitmem.registry import is_outdated
 from vitmem.runs.contents import EDIT
 from vitmem.runs.evaluate import measured
-from vitmem.runs.folder import EDIT_FILE, difference, diverged
+from vitmem.runs.folder import EDIT_FILE, difference, diverged, weights_digest
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 
 
@@ -29,6 +30,7 @@ def make_edit(
     force: bool = False,
     replace: bool = False,
     save: bool = True,
+    cleaned: bool = False,
     tuned: dict | None = None,
     keep_going: bool = False,
 ) -> dict:
@@ -44,6 +46,7 @@ def make_edit(
         force: do it again even so.
         replace: do it again if the folder holds another edit of that id, instead of refusing.
         save: store the weights; without them, the edit must be evaluated before the next one.
+        cleaned: an edit whose weights were stored, measured and cleaned away is there, too.
         tuned: how its options were chosen, for ``edit.json``.
         keep_going: treat an edit that cannot be made, for whatever reason, as one that diverged.
 
@@ -57,8 +60,8 @@ def make_edit(
         raise ValueError(f"--id is {edit_id!r}, which is the name of a reference row; give another")
     folder = run.path / "edits" / check_name("--id", edit_id)
     inputs = edit_inputs(run, edit, name)
-    there = None if force else _there(run, folder)
-    if there is not None and there["inputs"] == inputs and is_finished(run, there, save=save):
+    there = None if force else _there(run, folder, name)
+    if there is not None and there["inputs"] == inputs and is_finished(run, there, save=save, cleaned=cleaned):
         if tuned is not None and there.get("tuned") != tuned:  # the same choice, made in another way
             return write_json(folder / EDIT_FILE, {**there, "tuned": tuned})
         return there
@@ -80,12 +83,16 @@ def make_edit(
     return _store(run, edit, name, folder, inputs, made, save=save, tuned=tuned)
 
 
-def _there(run: TrainedRun, folder: Path) -> dict | None:
-    """Return what the ``edit.json`` of a folder holds; None if there is none, or what is there is damaged."""
+def _there(run: TrainedRun, folder: Path, name: str) -> dict | None:
+    """Return what the ``edit.json`` of a folder holds; None if there is none, or it is damaged or outdated."""
     if not (folder / EDIT_FILE).exists():
         return None
     try:
-        return run.edit(folder.name)
+        there = run.edit(folder.name)
+        if there["name"] != name or not is_outdated("vitmem.edits", name, there.get("provenance")):
+            return there
+        print(f"{folder} was made by another version of the plug-in; it is made again", flush=True)
+        return None
     except Damaged as error:
         print(f"{error}; it is made again", flush=True)
         return None
@@ -102,10 +109,18 @@ def edit_inputs(run: TrainedRun, edit: Edit, name: str) -> str:
     return run.edit_inputs(name, identity(edit), run.known if "forget" in edit.sees else None)
 
 
-def is_finished(run: TrainedRun, content: dict, *, save: bool = True) -> bool:
-    """Tell whether an edit need not be made again: it has weights, or diverged, or was measured and none are wanted."""
+def is_finished(run: TrainedRun, content: dict, *, save: bool = True, cleaned: bool = False) -> bool:
+    """Tell whether an edit need not be made again: it has weights, or diverged, or was measured and none are wanted.
+
+    Args:
+        run: the run.
+        content: what ``edit.json`` holds.
+        save: weights are wanted.
+        cleaned: but not those that were cleaned away.
+    """
     finished = content["weights_sha256"] is not None or diverged(content)
-    return finished or (not save and measured(run, content["id"], content["inputs"]) is not None)
+    wanted = save and not (cleaned and content.get("removed_sha256"))
+    return finished or (not wanted and measured(run, content["id"], weights_digest(content)) is not None)
 
 
 def free_id(run: TrainedRun, edit: Edit, name: str) -> str:

@@ -1,14 +1,17 @@
 """Measuring a run's model and its edits, and storing it in the run folder."""
 
+import contextlib
 import dataclasses
 import zipfile
 from pathlib import Path
 
+from vitmem.datamodules.manifest import TEST_FINGERPRINT
 from vitmem.evaluation import metrics
-from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
+from vitmem.evaluation.predict import ExampleTable, predict
+from vitmem.evaluation.tables import check_added
 from vitmem.files import Damaged, cache_key, check_name, file_digest, load_json, provenance, read_json, write_json
 from vitmem.runs.contents import MEASURED
-from vitmem.runs.folder import diverged
+from vitmem.runs.folder import diverged, weights_digest
 from vitmem.runs.trained import BASE, TrainedRun
 
 VERSION = 1  # of what is measured; raise it when a metric or the pass over the data changes: all is measured again
@@ -42,6 +45,8 @@ def evaluation_inputs(run: TrainedRun, weights: str, share: float | None = None)
     """Return what tells a measurement of some weights from those with other data, known examples or code."""
     known = run.known_noisy(share).nonzero()[:, 0].tolist()
     data = {"noise": run.noise_sha256, "data": run.manifest.data_fingerprint, "known": known}
+    if test := run.manifest.details.get(TEST_FINGERPRINT):
+        data["test"] = test
     return cache_key(VERSION, weights=weights, **data)
 
 
@@ -57,8 +62,7 @@ def stored_edit(run: TrainedRun, edit_id: str, content: dict) -> dict | None:
     if diverged(content):
         return {"id": edit_id, "metrics": {}, "at_chance": False}
     told = content.get("known")
-    weights = content["weights_sha256"] or content["inputs"]
-    return measured(run, edit_id, weights, told["share"] if told else run.known)
+    return measured(run, edit_id, weights_digest(content), told["share"] if told else run.known)
 
 
 def evaluate(run: TrainedRun, edit_id: str = BASE, *, force: bool = False) -> dict:
@@ -73,13 +77,17 @@ def evaluate(run: TrainedRun, edit_id: str = BASE, *, force: bool = False) -> di
         What ``metrics.json`` holds; no metrics for an edit that diverged.
     """
     known = stored(run, edit_id)
-    if known and (not force or not known["metrics"]):
-        return known
     folder = evaluation_folder(run.path, edit_id)
+    check_added(metrics.added())
+    if known and (not force or not known["metrics"]):
+        if not known["metrics"] or metrics.has_added(known.get("added", {})):
+            return known
+        with contextlib.suppress(Damaged):  # what the model said is there
+            return _with_added(folder, known, examples(run.path, edit_id))
     if (folder / MEASUREMENT).is_dir():  # before anything is written
         raise ValueError(f"{folder / MEASUREMENT} is a folder, not a file of vitmem's; remove it")
     share, weights = run.share_known(edit_id), run.weights_digest(edit_id)
-    loaders = dict(zip((TRAIN, VALIDATION), run.data.val_dataloader(), strict=True))
+    loaders = run.data.evaluation_loaders()
     table = predict(run.model_of(edit_id), loaders, run.device, run.known_noisy(share))
     found = {name: dataclasses.asdict(metric) for name, metric in metrics.compute(table).items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,12 +97,19 @@ def evaluate(run: TrainedRun, edit_id: str = BASE, *, force: bool = False) -> di
         "inputs": evaluation_inputs(run, weights, share),
         "known": share,
         "metrics": found,
+        **({"added": added} if (added := metrics.compute_added(table)) else {}),
         "at_chance": metrics.at_chance(table),
         "status": metrics.status(table),
         "examples_sha256": file_digest(folder / EXAMPLES),
         "provenance": provenance(),
     }
     return write_json(folder / MEASUREMENT, content)
+
+
+def _with_added(folder: Path, known: dict, table: ExampleTable) -> dict:
+    """Store the metrics of plug-ins beside a measurement that was made without them, or by other versions of them."""
+    added = {**known.get("added", {}), **metrics.compute_added(table)}
+    return write_json(folder / MEASUREMENT, {**known, "added": added, "provenance": provenance()})
 
 
 def examples(run_path: Path, edit_id: str = BASE) -> ExampleTable:
@@ -113,6 +128,15 @@ def examples(run_path: Path, edit_id: str = BASE) -> ExampleTable:
         return ExampleTable.load(file)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # one without a checksum
         raise Damaged(f"{file} cannot be read ({error}); {again}") from error
+
+
+def metrics_of(found: dict) -> dict[str, dict]:
+    """Return all metrics of a measurement, ours and those of plug-ins, by name: the fields of ``Metric``.
+
+    Args:
+        found: what ``metrics.json`` holds.
+    """
+    return {**found.get("added", {}), **found["metrics"]}
 
 
 def status_of(found: dict) -> str:

@@ -28,13 +28,14 @@ from vitmem.files import (
 from vitmem.runs.contents import EDIT
 from vitmem.shapes import NAME, SHA256, Each, mismatch
 
-PROVENANCE, EDIT_FILE = "provenance.json", "edit.json"
+PROVENANCE, EDIT_FILE, WEIGHTS = "provenance.json", "edit.json", "model.safetensors"
 SETTINGS = ("config.yaml", "noise.csv", "noise.json")
 _SHAPE = {
     "format": int,
     "sha256": Each(NAME, SHA256),
     "data_fingerprint?": (str, None),
     "pretrained_sha256?": (SHA256, None),
+    "adopted?": {"file": str, "sha256": SHA256, "averaged": bool, "resampled": bool},
 }
 
 
@@ -136,6 +137,11 @@ def diverged(content: dict) -> bool:
     return content.get("status", "ok").startswith(("diverged", "failed"))
 
 
+def weights_digest(content: dict) -> str:
+    """Return from its ``edit.json`` what tells the weights of an edit from all others, stored or not."""
+    return content["weights_sha256"] or content.get("removed_sha256") or content["inputs"]
+
+
 def read_edit_json(folder: Path) -> dict:
     """Return what an edit's folder says, and refuse weights that were changed.
 
@@ -156,7 +162,7 @@ def read_edit_json(folder: Path) -> dict:
     if content["id"] != folder.name:
         raise ValueError(f"{folder} holds an edit called {content['id']!r}: it was renamed or copied; restore its name")
     expected = content["weights_sha256"]
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     if expected is not None and (not weights.is_file() or file_digest(weights) != expected):
         raise Damaged(f"{weights} was changed or damaged after it was written; {again}")
     return content
@@ -164,6 +170,7 @@ def read_edit_json(folder: Path) -> dict:
 
 def in_use(path: Path) -> str | None:
     """Return who holds a run folder now, in words; None if nobody does. Nothing is written."""
+    path = path.resolve()  # as ``held``
     lock = path.with_name(f".{path.name}.lock")
     if not lock.exists():
         return None

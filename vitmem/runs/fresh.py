@@ -1,6 +1,6 @@
 """Fresh models by a run's own recipe, on other examples: what attacks train shadow models with."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ class OtherExamples:
 
     def train_dataloader(self) -> InMemoryLoader:
         """Return the training batches, augmented as the run's; noisy examples occur as often as there."""
-        times = torch.where(self.examples.is_noisy, self.data.repeats, 1)
+        times = torch.where(self.examples.to_forget, self.data.repeats, 1)
         examples = self.examples.subset(torch.arange(len(self.examples)).repeat_interleave(times))
         return self.data.training_loader(examples, self.seed, self.share)
 
@@ -51,7 +51,8 @@ def recipe_of(config: RunConfig, data: MemorisationData) -> Recipe:
         data: its data module.
     """
     config = on_one_device(config)
-    settings = {name: asdict(getattr(config, name)) for name in ("augment", "model", "train", "trainer")}
+    settings = {name: _identity(getattr(config, name)) for name in ("augment", "model", "train", "trainer")}
+    settings |= {} if config.normalise.pair is None else {"normalise": config.normalise.pair}
     labels = {"labels": data.manifest.header()["sha256"], "repeats": data.repeats, "data": data.data.fingerprint}
     key = digest({**settings, **labels, "start": pretrained_sha256(config), "seed": config.seed})
 
@@ -68,3 +69,9 @@ def recipe_of(config: RunConfig, data: MemorisationData) -> Recipe:
         return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     return Recipe(train, key, tuned=config.train.early_stop)
+
+
+def _identity(options: object) -> dict:
+    """Return a section's options without later ones at their default: shadow models made before them still count."""
+    later = {f.name: f.default for f in fields(options) if f.metadata.get("added")}
+    return {name: value for name, value in asdict(options).items() if name not in later or value != later[name]}

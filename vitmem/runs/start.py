@@ -6,7 +6,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.files import file_digest
 from vitmem.models import build
 from vitmem.models.layers import select_layers
-from vitmem.models.weights import find_pretrained, read_pretrained
+from vitmem.models.weights import find_weights, read_pretrained
 from vitmem.runs.config import RunConfig
 
 
@@ -19,6 +19,7 @@ def make_data(config: RunConfig) -> MemorisationData:
         train_on=config.train_on,
         seed=config.seed,
         augment=config.augment,
+        normalisation=config.normalise.pair,
     )
 
 
@@ -31,7 +32,7 @@ def check_model(config: RunConfig, data: MemorisationData) -> nn.Module:
     """Return the model without storage, so that wrong sizes, weights and patterns are found before any work."""
     model = build.create(timm_arguments(config, data), device="meta")
     if config.model.pretrained:
-        read_pretrained(find_pretrained(config.model.pretrained), model)
+        read_pretrained(find_weights(config.model.pretrained, "model.pretrained"), model)
     if config.train.frozen:
         select_layers(model, config.train.frozen)
     return model
@@ -39,7 +40,7 @@ def check_model(config: RunConfig, data: MemorisationData) -> nn.Module:
 
 def pretrained_sha256(config: RunConfig) -> str | None:
     """Return the SHA-256 of the weights that training starts from; None where they are random."""
-    return file_digest(find_pretrained(config.model.pretrained)) if config.model.pretrained else None
+    return file_digest(find_weights(config.model.pretrained, "model.pretrained")) if config.model.pretrained else None
 
 
 def start_model(config: RunConfig, arguments: dict) -> tuple[nn.Module, str]:
@@ -52,7 +53,7 @@ def start_model(config: RunConfig, arguments: dict) -> tuple[nn.Module, str]:
     model = build.create(arguments, seed=config.seed)
     if not config.model.pretrained:
         return model, ""
-    weights, notes = read_pretrained(find_pretrained(config.model.pretrained), model)
+    weights, notes = read_pretrained(find_weights(config.model.pretrained, "model.pretrained"), model)
     model.load_state_dict(weights, strict=False)
     return model, f"weights from {config.model.pretrained}: {len(weights)} tensors; {'; '.join(notes) or 'all of them'}"
 

@@ -4,8 +4,6 @@ import contextlib
 import time
 from pathlib import Path
 
-import yaml
-
 from vitmem.datamodules.module import MemorisationData
 from vitmem.distributed import is_main, on_main
 from vitmem.files import discard, now, to_json, unfinished, write_atomically
@@ -18,6 +16,8 @@ from vitmem.runs.trained import TrainedRun, check_data, saved_config, saved_mani
 from vitmem.training.devices import join
 from vitmem.training.errors import StateLost, TrainingDiverged
 from vitmem.training.fit import fit
+from vitmem.training.loggers import check_loggers
+from vitmem.yaml_files import dump_yaml
 
 _WEIGHTS = ("model.safetensors", "model.json")
 
@@ -38,6 +38,7 @@ def train(config: RunConfig, path: Path, *, force: bool = False, wait: bool = Fa
     """
     data = make_data(config)
     check_model(config, data)
+    check_loggers(config.trainer.loggers)
     data.fit_examples()  # says it if there is nothing to train on
     join(config.trainer, config.train.batch_size)
     with contextlib.ExitStack() as stack:
@@ -62,8 +63,10 @@ def _train(config: RunConfig, path: Path, data: MemorisationData) -> None:
             f"{name} is not finite after the training, of which nothing is kept; lower train.lr or raise "
             "train.warmup_epochs, and give --force"
         )
-    mean, std = data.data.mean_std
+    mean, std = data.mean_std
     description = {"timm": timm_arguments(config, data), "mean": mean, "std": std, "classes": data.data.class_names}
+    if (interpolation := getattr(config.data, "interpolation", "bilinear")) != "bilinear":
+        description["interpolation"] = interpolation
     seconds = round(time.perf_counter() - start, 3)
     try:
         save_model(path, state, description)
@@ -85,7 +88,7 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
     """
     folder = RunFolder(path)
     examples = len(data.fit_examples())
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    text = dump_yaml(config.to_dict())
     start_sha256 = pretrained_sha256(config)
     _settle(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -107,18 +110,25 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
                 )
             check_data(path, saved_manifest(path), data)
             if folder.is_trained:
-                print(f"{path}: already trained")
+                adopted = "adopted" in folder.read_provenance()
+                print(f"{path}: {'adopted, not trained here' if adopted else 'already trained'}")
                 return True
     if force or not folder.is_run:
         begin(path, text, data, pretrained_sha256=start_sha256)
     header = data.manifest.header()
     print(f"{path}: training on {examples} examples ({config.train_on}); {header['num_noisy']} of "
           f"{header['num_examples']} labels are wrong, realised rate {header['realised_rate']:.4f} "
-          f"({header['kind']}, nominal {header['rate']:g})", flush=True)  # fmt: skip
+          f"({header['kind']}, nominal {header['rate']:g}){_further(header)}", flush=True)  # fmt: skip
     if config.train.warmup_epochs >= config.train.epochs:
         print(f"train.warmup_epochs is {config.train.warmup_epochs:g}, of {config.train.epochs} epochs: the learning "
               "rate rises to the end, and never falls", flush=True)  # fmt: skip
     return False
+
+
+def _further(header: dict) -> str:
+    """Return what else the header of a manifest counts, in words."""
+    words = {"num_unknown": "of unknown truth", "num_forget": "to be forgotten"}
+    return "".join(f", {header[name]} {meaning}" for name, meaning in words.items() if name in header)
 
 
 def _longer(path: Path, saved: RunConfig, config: RunConfig) -> str:

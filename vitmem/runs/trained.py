@@ -11,18 +11,21 @@ from torch import Tensor, nn
 
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.curvature.kept import CACHE_GB, check_cache_gb
+from vitmem.datamodules.manifest import TEST_FINGERPRINT
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import NoiseManifest
 from vitmem.editing import edits
 from vitmem.editing.attempt import Attempt
 from vitmem.editing.contract import identifying
 from vitmem.editing.known import known_noisy
-from vitmem.files import Damaged, check_name, digest
+from vitmem.files import Damaged, check_name, digest, read_json
 from vitmem.models.build import with_weights
 from vitmem.models.weights import load_model, read_description
 from vitmem.options import read_yaml
+from vitmem.registry import Unknown, explained
 from vitmem.runs.config import RunConfig, comparable, moved
-from vitmem.runs.folder import EDIT_FILE, RunFolder, difference, read_edit_json
+from vitmem.runs.contents import EDIT
+from vitmem.runs.folder import EDIT_FILE, WEIGHTS, RunFolder, difference, diverged, read_edit_json, weights_digest
 from vitmem.runs.start import make_data, pretrained_sha256, start_model
 
 BASE = "base"
@@ -43,13 +46,24 @@ def saved_config(path: Path) -> RunConfig:
         ValueError: it is malformed.
     """
     file = path / "config.yaml"
-    content = read_yaml(file)
+    content = read_yaml(file, own=True)
     if missing := [section for section in _SECTIONS if section not in content]:
         raise Damaged(f"{file} is malformed: {missing[0]} is missing; restore it, or train again with --force")
     try:
-        return RunConfig.from_dict(content)
+        with explained(_provenance(path)):
+            return RunConfig.from_dict(content)
+    except Unknown as error:  # of a plug-in or a package
+        raise ValueError(f"{file}: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"{file} is malformed: {error}; restore it, or train again with --force") from error
+
+
+def _provenance(path: Path) -> dict:
+    """Return who made a run, as far as the folder says it."""
+    try:
+        return RunFolder(path).read_provenance()
+    except ValueError:
+        return {}
 
 
 def saved_manifest(path: Path) -> NoiseManifest:
@@ -70,6 +84,8 @@ def check_data(path: Path, manifest: NoiseManifest, data: MemorisationData) -> N
         data: at hand.
     """
     saved, now = manifest.header(), data.manifest.header()
+    if TEST_FINGERPRINT not in saved:  # trained before test splits were read, and measured without
+        now.pop(TEST_FINGERPRINT, None)
     if saved != now:
         raise ValueError(
             f"the data at hand are not those that {path} was trained on ({difference(saved, now)}); restore them, or "
@@ -151,7 +167,8 @@ class TrainedRun:
     @cached_property
     def model(self) -> nn.Module:
         """The unedited model, in eval mode, on a GPU if there is one."""
-        return load_model(self.path).to(self.device)
+        with explained(RunFolder(self.path).read_provenance()):
+            return load_model(self.path).to(self.device)
 
     @cached_property
     def initial_state(self) -> dict[str, Tensor]:
@@ -160,12 +177,19 @@ class TrainedRun:
         Raises:
             ValueError: the file is gone or another one, or the trained weights were folded into other units.
         """
+        if self.is_adopted:
+            raise ValueError(f"{self.path} was adopted: the weights that its training started from are not known")
         if self.config.train.tied_fixed < 1:
             raise ValueError(f"{self.path} was trained with train.tied_fixed: its start and its end cannot be compared")
         stored = RunFolder(self.path).read_provenance().get("pretrained_sha256")
         if pretrained_sha256(self.config) != stored:
             raise ValueError(f"{self.config.model.pretrained} is not the file that {self.path} started from")
         return start_model(self.config, read_description(self.path)["timm"])[0].state_dict()
+
+    @cached_property
+    def is_adopted(self) -> bool:
+        """The model was trained elsewhere, so that nothing of its training is known."""
+        return "adopted" in RunFolder(self.path).read_provenance()
 
     def start(self, checkpoint: str = "initial") -> dict[str, Tensor]:
         """Return ``initial_state``, or told ``early_stop`` the weights of that reference model."""
@@ -235,8 +259,8 @@ class TrainedRun:
         Args:
             share: of the wrong labels; the run's own by default.
         """
-        is_noisy = torch.from_numpy(self.manifest.is_noisy)
-        return known_noisy(is_noisy, self.known if share is None else share, self.manifest.seed, self.config.seed)
+        to_forget = torch.from_numpy(self.manifest.to_forget)
+        return known_noisy(to_forget, self.known if share is None else share, self.manifest.seed, self.config.seed)
 
     def share_known(self, edit_id: str = BASE) -> float:
         """Return the share of the wrong labels that an edit knew; the run's own for what was told of none."""
@@ -298,13 +322,15 @@ class TrainedRun:
         """Return what tells the weights of the base model or an edit from all others."""
         if edit_id == BASE:
             return self.weights_sha256
-        content = self.edit(edit_id)
-        return content["weights_sha256"] or content["inputs"]
+        return weights_digest(self.edit(edit_id))
 
     def has_weights(self, edit_id: str) -> bool:
         """Tell whether the weights of the base model or an edit are at hand."""
-        stored = self.edit_folder(edit_id) / "model.safetensors"
-        return edit_id == BASE or edit_id in self.latest or stored.is_file()
+        folder = self.edit_folder(edit_id)
+        if edit_id == BASE or edit_id in self.latest:
+            return True
+        told = read_json(folder / EDIT_FILE, EDIT)  # a file of which it tells nothing was left by a killed command
+        return told is not None and told["weights_sha256"] is not None and (folder / WEIGHTS).is_file()
 
     def model_of(self, edit_id: str = BASE) -> nn.Module:
         """Return the base model or an edited one, in eval mode, on the run's device.
@@ -317,13 +343,25 @@ class TrainedRun:
         if edit_id in self.latest:
             _, made = self.latest[edit_id]
             return with_weights(self.model, made.result.state_dict).to(self.device)
-        folder, name = self.edit_folder(edit_id), self.edit(edit_id)["name"]
-        if not self.has_weights(edit_id):
+        file = self.stored_weights(edit_id)
+        return load_model(file.parent, described=self.path).to(self.device)  # of this model; the file beside is a copy
+
+    def stored_weights(self, edit_id: str) -> Path:
+        """Return the file of an edit's weights, checked.
+
+        Raises:
+            ValueError: there is no such edit, or its weights are not stored.
+        """
+        folder, content = self.edit_folder(edit_id), self.edit(edit_id)
+        if diverged(content):
+            raise ValueError(f"{folder} holds no weights: the edit {content['status']}")
+        if content["weights_sha256"] is None:
+            why = "`vitmem clean` removed them" if content.get("removed_sha256") else "save_weights was false"
             raise ValueError(
-                f"{folder} holds no weights (save_weights was false); make them with "
-                f"`vitmem edit {name} {self.path} --id {edit_id} --force` and the options in edit.json"
+                f"{folder} holds no weights ({why}); make them with `vitmem edit {content['name']} {self.path} "
+                f"--id {edit_id} --force` and the options in edit.json"
             )
-        return load_model(folder, described=self.path).to(self.device)  # of this model; the file beside it is a copy
+        return folder / WEIGHTS
 
     @cached_property
     def noise_sha256(self) -> str:

@@ -1,7 +1,7 @@
 """How a model is trained, as options: nothing here imports Lightning or torch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 MOST_DEVICES = 4096  # of a machine; Lightning lists them one by one
@@ -86,6 +86,8 @@ class TrainerConfig:
         compile: compile the model with torch.compile.
         grad_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
         tf32: multiply float32 matrices in TensorFloat-32, on GPUs that have it.
+        loggers: where else the epochs are written, comma-separated, such as tensorboard,wandb; it changes no result.
+        online: loggers may use the network; only the command line can say so.
     """
 
     accelerator: str = "auto"
@@ -97,6 +99,8 @@ class TrainerConfig:
     compile: bool = False
     grad_checkpointing: bool = False
     tf32: bool = False
+    loggers: str = field(default="", metadata={"added": True})
+    online: bool = field(default=False, metadata={"added": True})
 
     def __post_init__(self):
         if self.devices != "auto" and not (isinstance(self.devices, int) and 1 <= self.devices <= MOST_DEVICES):

@@ -1,5 +1,7 @@
 """One training from start to end: callbacks, the checkpoint it goes on from, and the weights it ends with."""
 
+import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,10 @@ from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.devices import build, clean_name, prepared
 from vitmem.training.errors import StateLost
 from vitmem.training.keeper import Keeper
+from vitmem.training.loggers import Followed, check_loggers
 from vitmem.training.module import MemorisationModule
+
+NOWHERE = Path(os.devnull) / "nowhere"  # can hold no hpc_ckpt_N.ckpt, which Lightning would load before ours
 
 
 class Data(Protocol):
@@ -106,10 +111,12 @@ def fit(
     best = [BestEpoch()] if train.early_stop else []  # before the average, which takes its weights away again
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
     minutes, epochs = train.checkpoint_minutes, train.checkpoint_epochs
-    keeper = Keeper(folder, io, minutes=minutes, epochs=epochs, line_seconds=None if bar else 10.0)
-    with warnings.catch_warnings():
+    followed = Followed(check_loggers(trainer.loggers) if is_main() else (), folder, trainer.online)
+    line_seconds = None if bar else 10.0
+    keeper = Keeper(folder, io, minutes=minutes, epochs=epochs, line_seconds=line_seconds, followed=followed)
+    with warnings.catch_warnings(), contextlib.closing(followed):
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
-        engine = _engine(train, trainer, io, [*bar, *callbacks, *best, *average, keeper], folder)
+        engine = _engine(train, trainer, io, [*bar, *callbacks, *best, *average, keeper])
         share_of_data = Share(engine.global_rank, engine.world_size, trainer.accumulate)
         with keeper.listening(engine), prepared(model, trainer), sharing(data, share_of_data):
             engine.fit(module, datamodule=Served(data), ckpt_path=start, weights_only=True)
@@ -127,9 +134,7 @@ def fit(
     return {clean_name(name): value for name, value in state.items()}, epoch
 
 
-def _engine(
-    train: TrainConfig, trainer: TrainerConfig, io: SafeCheckpointIO, callbacks: list[L.Callback], folder: Path
-) -> L.Trainer:
+def _engine(train: TrainConfig, trainer: TrainerConfig, io: SafeCheckpointIO, callbacks: list[L.Callback]) -> L.Trainer:
     return build(
         trainer,
         max_epochs=train.epochs,
@@ -141,7 +146,7 @@ def _engine(
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=any(isinstance(callback, TQDMProgressBar) for callback in callbacks),
-        default_root_dir=folder,
+        default_root_dir=NOWHERE,
     )
 
 

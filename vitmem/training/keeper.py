@@ -19,6 +19,7 @@ from vitmem.distributed import agreed, all_sum, is_main
 from vitmem.files import write_atomically
 from vitmem.training.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO
 from vitmem.training.errors import Interrupted, StateLost
+from vitmem.training.loggers import Followed
 from vitmem.training.watch import SIGNALS, Watch
 
 ACCURACIES = ("memorized_accuracy", "ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
@@ -33,9 +34,20 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
         minutes: minutes between checkpoints.
         epochs: epochs between checkpoints; 0 for those by time only.
         line_seconds: least time between two printed lines; None prints none.
+        followed: loggers, which get the row of every epoch.
     """
 
-    def __init__(self, folder: Path, io: SafeCheckpointIO, *, minutes: float, epochs: int, line_seconds: float | None):
+    def __init__(
+        self,
+        folder: Path,
+        io: SafeCheckpointIO,
+        *,
+        minutes: float,
+        epochs: int,
+        line_seconds: float | None,
+        followed: Followed,
+    ):
+        self.followed = followed
         self.folder, self.io, self.line_seconds = folder, io, line_seconds
         self.seconds, self.epochs = 60 * minutes, epochs
         self.saved_at = self.printed_at = time.monotonic()
@@ -137,6 +149,7 @@ class Keeper(Checkpoint):  # Lightning runs callbacks of this base after the mod
                 self.write_metrics(pl_module.history)
             except OSError as error:  # the rows are in the checkpoint, too
                 self._warn(f"{self.folder / 'metrics.csv'} cannot be written ({error.strerror})")
+            self.followed.log(pl_module.history[-1])
             waited = time.monotonic() - self.printed_at
             if self.line_seconds is not None and (done == epochs or waited > self.line_seconds):
                 self.printed_at = time.monotonic()

@@ -128,13 +128,15 @@ class MemorisationModule(L.LightningModule):
         """Count correct answers; loader 0 holds all training examples, loader 1 the validation examples."""
         predicted = answers(self.model(batch.image))
         everyone, noisy = torch.ones_like(batch.is_noisy), batch.is_noisy
+        truth_known = dataloader_idx == 1 or self.trainer.val_dataloaders[0].examples.truth_known
+        forget = batch.to_forget if truth_known else everyone
         for name, chosen, label in (
             [("validation_accuracy", everyone, batch.true_label)]
             if dataloader_idx == 1
             else [
-                ("memorized_accuracy", noisy, batch.given_label),
-                ("ground_truth_accuracy", noisy, batch.true_label),
-                ("clean_train_accuracy", ~noisy, batch.true_label),
+                ("memorized_accuracy", forget, batch.given_label),
+                ("ground_truth_accuracy", noisy & forget, batch.true_label),
+                ("clean_train_accuracy", batch.to_retain, batch.given_label),
             ]
         ):
             self.accuracy[name].update((predicted == label)[chosen].float())

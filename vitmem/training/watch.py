@@ -68,7 +68,8 @@ class Watch:
 def end(trainer: L.Trainer, number: int) -> None:
     """End this process at once, and those that Lightning started from it."""
     print(
-        "vitmem: told to end, but another process does not answer; the same command goes on from the last checkpoint",
+        "vitmem: told to end, but another process does not answer; the same command, without --force, goes on from the "
+        "last checkpoint",
         file=sys.stderr,
         flush=True,
     )

@@ -1,0 +1,11 @@
+from vitmem._version import __version__ as __version__
+from vitmem.attacks.contract import Attack as Attack
+from vitmem.editing.contract import Edit as Edit
+from vitmem.face.subject import adopt as adopt
+from vitmem.face.subject import open_run as open_run
+from vitmem.face.verbs import attack as attack
+from vitmem.face.verbs import compare as compare
+from vitmem.face.verbs import curvature_of as curvature_of
+from vitmem.face.verbs import edit as edit
+from vitmem.face.verbs import evaluate as evaluate
+from vitmem.face.verbs import results as results

@@ -86,7 +86,7 @@ def _timm(description: dict, weights: bytes) -> Layout:
     }
     config["pretrained_cfg"] |= theirs
     use = (
-        'import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
+        'import timm  # 1.0.26 or later\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
         "transform = timm.data.create_transform(**timm.data.resolve_data_config(model.pretrained_cfg))"
     )
 

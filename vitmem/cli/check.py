@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitmem.cli.shared import add_folders
 from vitmem.options import Parser
 
 EXAMPLES = """examples:
@@ -44,11 +45,6 @@ def check_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(prog="vitmem check", description="Say what is wrong in run folders; nothing is written.")
     parser.examples = EXAMPLES
-    parser.add_argument(
-        "folders",
-        type=str,
-        nargs="+",
-        help="run folders such as runs/digits/seed0, or experiment folders: all their runs",
-    )
+    add_folders(parser)
     parser.add_argument("--data", action="store_true", help="load the data, too, and compare them with the manifest")
     return parser

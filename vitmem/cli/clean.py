@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitmem.cli.shared import add_folders
 from vitmem.options import Parser
 
 EXAMPLES = """examples:
@@ -66,12 +67,7 @@ def clean_parser() -> Parser:
         "choice: checkpoints and factors.",
     )
     parser.examples = EXAMPLES
-    parser.add_argument(
-        "folders",
-        type=str,
-        nargs="+",
-        help="run folders such as runs/digits/seed0, or experiment folders: all their runs",
-    )
+    add_folders(parser)
     parser.add_argument("--checkpoints", action="store_true", help="checkpoints of trainings that are finished")
     parser.add_argument("--weights", action="store_true", help="weights of edits that were measured")
     parser.add_argument("--factors", action="store_true", help="sums for curvature, which are collected again")

@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitmem.cli.shared import KNOWN, RATES, add_again, add_opening, items, names, place
+from vitmem.cli.shared import KNOWN, RATES, add_again, add_folders, add_opening, items, names, place
 from vitmem.options import ActionConfigFile, Parser
 
 EXAMPLES = """examples:
@@ -58,12 +58,7 @@ def eval_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(prog="vitmem eval", description="Measure trained models and their edits.")
     parser.examples = EXAMPLES
-    parser.add_argument(
-        "runs",
-        type=str,
-        nargs="+",
-        help="run folders such as runs/digits/seed0, or experiment folders: all their runs",
-    )
+    add_folders(parser, "runs")
     parser.add_argument(
         "--edits",
         type=list | str | None,

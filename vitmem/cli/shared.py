@@ -8,6 +8,12 @@ RATES = "results.csv of the same models and edits at other noise rates, for the 
 KNOWN = "share of the wrong labels that edits with a forget set know, in (0, 1]"
 
 
+def add_folders(parser, name: str = "folders") -> None:
+    """Add which runs a verb works on."""
+    what = "run folders such as runs/digits/seed0, or experiment folders: all their runs"
+    parser.add_argument(name, type=str, nargs="+", help=what)
+
+
 def add_output(parser, name: str | None) -> None:
     """Add where results go, and what becomes of those that are there."""
     parser.add_argument("--out", type=str, default="runs", help="folder of all experiments")

@@ -32,6 +32,18 @@ class Attempt:
     extra_memory: int | None
 
 
+def applied(edit: Edit, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
+    """Apply an edit.
+
+    Raises:
+        EditDiverged: a weight is not finite.
+    """
+    result = edit.apply(model, data, generator)
+    if name := broken(result.state_dict):
+        raise EditDiverged(f"{name} is not finite")
+    return result
+
+
 def attempt(
     edit: Edit, model: nn.Module, data: EditData, generator: torch.Generator, *, keep_going: bool = False
 ) -> Attempt:

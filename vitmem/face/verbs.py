@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.curvature.cache import Curvature, CurvatureCache, CurvatureConfig
 from vitmem.datamodules.batch import keyed_generator
-from vitmem.editing.attempt import attempt
-from vitmem.editing.contract import Edit, EditDiverged, EditResult
+from vitmem.editing.attempt import applied, attempt
+from vitmem.editing.contract import Edit, EditResult
 from vitmem.editing.data import EditData
 from vitmem.evaluation.comparison import compare as compare_rows
 from vitmem.evaluation.metrics import Metric, compute
@@ -20,7 +20,6 @@ from vitmem.evaluation.predict import predict
 from vitmem.face.images import Images
 from vitmem.face.subject import Subject, adopt
 from vitmem.models.attention import closed_state
-from vitmem.models.finite import broken
 from vitmem.options import read_options
 from vitmem.runs.named import read_attack, read_edit
 
@@ -253,7 +252,4 @@ def _model_of(subject: Subject, weights: Weights) -> nn.Module:
 def _again(subject: Subject, edit: Edit, model: nn.Module) -> EditResult:
     """Apply an edit to another model, statistics estimated anew."""
     data = EditData(subject.data, edit.sees, CurvatureCache(), subject.known_noisy, subject.initial)
-    result = edit.apply(model, data, keyed_generator(subject.seed, 5))
-    if name := broken(result.state_dict):
-        raise EditDiverged(f"{name} is not finite")
-    return result
+    return applied(edit, model, data, keyed_generator(subject.seed, 5))

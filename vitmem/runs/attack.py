@@ -11,10 +11,10 @@ from torch import nn
 from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.datamodules.batch import keyed_generator
+from vitmem.editing.attempt import applied
 from vitmem.editing.contract import EditDiverged, EditResult
 from vitmem.editing.data import EditData
 from vitmem.files import cache_key, check_name, provenance, read_json, to_json, write_json
-from vitmem.models.finite import broken
 from vitmem.models.memory import ran_out
 from vitmem.registry import explained, is_outdated
 from vitmem.runs.contents import ATTACK
@@ -190,9 +190,6 @@ def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult
     def again(model: nn.Module) -> EditResult:
         cache = CurvatureCache(cache_gb=run.cache_gb)
         data = EditData(run.data, edit.sees, cache, known=known, initial=run.start)
-        result = edit.apply(model, data, keyed_generator(run.config.seed, 5))
-        if name := broken(result.state_dict):
-            raise EditDiverged(f"{name} is not finite")
-        return result
+        return applied(edit, model, data, keyed_generator(run.config.seed, 5))
 
     return again

@@ -60,7 +60,7 @@ def recipe_of(config: RunConfig, data: MemorisationData) -> Recipe:
         from vitmem.training.fit import fit
 
         model = new_model(replace(config, seed=seed), data)
-        once = replace(config.train, eval_every=config.train.epochs)
+        once = replace(config.train, eval_every=config.train.epochs, log_losses=False, keep_every=0)
         state, _ = fit(model, OtherExamples(data, examples, seed), once, config.trainer, seed=seed, folder=folder)
         if name := broken(state):
             raise TrainingDiverged(

@@ -13,6 +13,7 @@ from vitmem.runs.config import RunConfig, comparable, place_of
 from vitmem.runs.folder import SETTINGS, RunFolder, difference, held
 from vitmem.runs.start import check_model, make_data, new_model, pretrained_sha256, timm_arguments
 from vitmem.runs.trained import TrainedRun, check_data, saved_config, saved_manifest
+from vitmem.training.course import LOSSES
 from vitmem.training.devices import join
 from vitmem.training.errors import StateLost, TrainingDiverged
 from vitmem.training.fit import fit
@@ -71,7 +72,8 @@ def _train(config: RunConfig, path: Path, data: MemorisationData) -> None:
     try:
         save_model(path, state, description)
         facts = {"finished": now(), "train_seconds": seconds, "epoch": epoch}
-        RunFolder(path).seal([*_WEIGHTS, "metrics.csv"], **facts)
+        course = [name for name in (LOSSES,) if (path / name).is_file()]
+        RunFolder(path).seal([*_WEIGHTS, "metrics.csv", *course], **facts)
         discard(_replaced(path))
     except OSError as error:
         raise StateLost(

@@ -32,6 +32,9 @@ class TrainConfig:
         tied_memory: share of the other units that each example switches on, in (0, 1); Maini et al. take 0.1.
         frozen: glob patterns over layer names, separated by commas: linear layers that stay as they start, so that what
             is learnt must sit elsewhere.
+        log_losses: keep the loss of each training example in each epoch, in ``losses.safetensors``: 4 bytes each.
+        keep_every: epochs between weights that are kept, in ``epochs/``, for what is asked of a training's course; 0
+            keeps none.
     """
 
     epochs: int = 100
@@ -49,6 +52,8 @@ class TrainConfig:
     tied_fixed: float = 1.0
     tied_memory: float = 0.1
     frozen: str = ""
+    log_losses: bool = field(default=True, metadata={"added": True})
+    keep_every: int = field(default=0, metadata={"added": True})
 
     def __post_init__(self):
         for option in ("epochs", "batch_size", "eval_every"):
@@ -56,7 +61,14 @@ class TrainConfig:
                 raise ValueError(f"train.{option} is {getattr(self, option)}; it must be at least 1")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"train.lr is {self.lr}; it must be positive and finite")
-        for option in ("weight_decay", "warmup_epochs", "clip", "checkpoint_minutes", "checkpoint_epochs"):
+        for option in (
+            "weight_decay",
+            "warmup_epochs",
+            "clip",
+            "checkpoint_minutes",
+            "checkpoint_epochs",
+            "keep_every",
+        ):
             if not getattr(self, option) >= 0:
                 raise ValueError(f"train.{option} is {getattr(self, option)}; it must not be negative")
         for option in ("label_smoothing", "ema"):

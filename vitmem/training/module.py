@@ -89,11 +89,11 @@ class MemorisationModule(L.LightningModule):
         part = (self.global_step * own.accumulate + batch_idx % own.accumulate) * own.processes + own.rank
         torch.manual_seed(keyed_seed(self.seed, part, 2))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the mean cross-entropy on the given labels, weighted by the batch's share of the step's examples.
 
         The labels of mixed images are soft. Lightning and the strategy take the mean over the batches of a step, so
-        that the weights are 1 on average.
+        that the weights are 1 on average. ``losses`` are those of the examples at their given labels, not smoothed.
         """
         target = batch.given_label if batch.target is None else batch.target
         with self.tied(batch.index):
@@ -105,7 +105,8 @@ class MemorisationModule(L.LightningModule):
         alone = share()[1] == 1
         if (self.device.type == "cpu" and alone) or batch_idx % 50 == 49:  # reading a loss waits for the step
             self._mean_loss()
-        return loss * (own / step * loader.share.accumulate * loader.share.processes)
+        each_B = F.cross_entropy(logits_BK.detach().float(), batch.given_label, reduction="none")
+        return {"loss": loss * (own / step * loader.share.accumulate * loader.share.processes), "losses": each_B}
 
     def _mean_loss(self) -> float:
         """Return the mean loss of the epoch so far, over all processes."""

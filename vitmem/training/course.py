@@ -1,0 +1,134 @@
+"""The course of a training, kept for later questions: each example's loss in each epoch, and weights along the way.
+
+Legend: E epochs, N training examples, B examples of a batch.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from vitmem.distributed import all_sum, is_main
+from vitmem.files import Damaged, write_atomically
+from vitmem.training.devices import clean_name
+from vitmem.training.errors import StateLost
+
+LOSSES = "losses.safetensors"
+KEPT = "epochs"  # folder of the weights along the way
+_EPOCH = re.compile(r"(\d{4,})\.safetensors")
+
+
+class LossLog(L.Callback):
+    """Keeps the cross-entropy of each example at its given label, as the model is trained on it, in nats.
+
+    That is the loss of the step in which the example took part: after augmentation, with dropout, before the step.
+    It is part of every checkpoint.
+
+    Args:
+        epochs: E.
+    """
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+        self.losses_EN = torch.empty(0)
+        self.current_2N = torch.empty(0)  # losses of this epoch so far, and which examples took part
+
+    def state_dict(self) -> dict:
+        """Return what a checkpoint keeps: this process's part of the epoch, and all of those before."""
+        return {"losses": self.losses_EN, "current": all_sum(self.current_2N.clone())}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on from a checkpoint."""
+        self.losses_EN = state_dict["losses"]
+        self.current_2N = state_dict["current"] * is_main()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make room for the examples at hand."""
+        number = int(trainer.train_dataloader.examples.index.max()) + 1
+        if self.losses_EN.shape != (self.epochs, number):
+            self.losses_EN = torch.full((self.epochs, number), torch.nan)
+        if self.current_2N.shape != (2, number):
+            self.current_2N = torch.zeros(2, number)
+        self.current_2N = self.current_2N.to(pl_module.device)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Note the losses of a batch; an example that occurs several times in an epoch has the last one."""
+        self.current_2N[0, batch.index] = outputs["losses"]
+        self.current_2N[1, batch.index] = 1
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        """Note the epoch; its processes have each seen a part of the examples."""
+        sum_N, times_N = all_sum(self.current_2N).cpu()
+        self.losses_EN[trainer.current_epoch] = sum_N / times_N  # 0 / 0 is NaN
+        self.current_2N.zero_()
+
+    def write(self, folder: Path) -> None:
+        """Write ``losses.safetensors``, whose ``losses`` are E N, float32, NaN where an example did not take part.
+
+        Raises:
+            StateLost: it cannot be written.
+        """
+        try:
+            write_atomically(folder / LOSSES, save({"losses": self.losses_EN.contiguous()}))
+        except OSError as error:
+            raise StateLost(
+                f"{folder / LOSSES} cannot be written ({error.strerror}); make room or make the folder writable: the "
+                "same command goes on from the last checkpoint"
+            ) from error
+
+
+class KeptWeights(L.Callback):
+    """Keeps the weights after every so many epochs.
+
+    Args:
+        folder: the run folder.
+        every: epochs between them.
+    """
+
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every = folder / KEPT, every
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        """Write the weights of an epoch whose turn it is; the last one's are the trained model."""
+        done = trainer.current_epoch + 1
+        if done % self.every or done == trainer.max_epochs:
+            return
+        state = trainer.strategy.lightning_module_state_dict()  # in all processes: each may have a part of it
+        if not is_main():
+            return
+        own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+        path = self.folder / f"{done:04d}.safetensors"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_atomically(path, save({clean_name(k): v.detach().cpu().contiguous() for k, v in own.items()}))
+        except OSError as error:
+            print(f"vitmem: {path} cannot be written ({error.strerror}); training goes on without it", file=sys.stderr)
+
+
+def kept_epochs(folder: Path) -> dict[int, Path]:
+    """Return the files of the weights that a training kept, by the number of epochs after which they are."""
+    found = ((_EPOCH.fullmatch(path.name), path) for path in (folder / KEPT).glob("*.safetensors"))
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def read_losses(folder: Path) -> Tensor | None:
+    """Return the losses E N of a run folder, in nats; None if its training kept none.
+
+    Raises:
+        Damaged: the file cannot be read.
+    """
+    path = folder / LOSSES
+    if not path.is_file():
+        return None
+    try:
+        losses_EN = load_file(path)["losses"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise Damaged(f"{path} cannot be read ({error}); restore it, or train again with --force") from error
+    if losses_EN.ndim != 2:
+        raise Damaged(f"{path} has losses of shape {tuple(losses_EN.shape)}; it must hold epochs x examples")
+    return losses_EN

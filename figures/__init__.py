@@ -47,6 +47,7 @@ _BUILTIN: dict[str, Draw] = {
         Figure("relearning", "attacks.csv", "how fast relearning brings the memory back"),
         Figure("bits", "attacks.csv", "accuracies after quantisation to few bits"),
         Figure("scorecard", "scorecard.csv", "what each attack brings back after each edit"),
+        Figure("analyses", "analyses", "what was asked of models: bands, ownership, detection, places, ..."),
         Figure("spectra", "", "eigenvalues of the Kronecker factors"),
         Figure("staircase", "", "which eigen-pairs the edits keep"),
     )
@@ -92,3 +93,8 @@ def _drawn_by_another(name: str, origin: str, draw: Draw, experiment_folder: Pat
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         print(f"vitmem: the figure {name} of {origin} is left out: {why}", file=sys.stderr, flush=True)
         return []
+
+
+def draw_analyses(experiment_folder: Path) -> list[Path]:
+    """Draw the figures of an experiment's analyses alone, as ``draw_all``."""
+    return figures()["analyses"](experiment_folder, experiment_folder / "figures")

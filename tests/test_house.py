@@ -14,6 +14,7 @@ FLOORS = [
     {"cli", "face"},
     {"experiment"},
     {"runs"},
+    {"analysis"},
     {"attacks"},
     {"editing"},
     {"curvature", "training", "evaluation"},

@@ -23,6 +23,7 @@ from typing import Generic, TypeVar, cast
 GROUPS = {
     "vitmem.edits": "dataclass",
     "vitmem.attacks": "dataclass",
+    "vitmem.analyses": "dataclass",
     "vitmem.datasets": "dataclass",
     "vitmem.noises": "dataclass",
     "vitmem.metrics": "function",

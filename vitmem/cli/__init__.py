@@ -15,11 +15,12 @@ USAGE = """usage: vitmem VERB ...
   adopt WEIGHTS            make a run folder from weights that were trained elsewhere
   edit NAME RUN            edit the weights of a trained model, for example: edit kfac runs/digits/seed0 --rho 0.8
   eval RUN ...             measure trained models and their edits, attack them (--attacks), and print the tables
+  analyse RUN [NAME ...]   ask what models hold, and where: bands, ownership, detection of wrong labels, places
   check FOLDER ...         say what is wrong in run and experiment folders: changed, damaged, stale, left over
   export RUN ID FOLDER     write a model, base or edited, as a folder that timm and Hugging Face Transformers open
   clean FOLDER ...         free disk: checkpoints of finished trainings, curvature, weights of edits; results stay
   run EXPERIMENT.yaml      all stages of an experiment file, over its seeds
-  list [WHAT]              data sets, noise kinds, models, edits, attacks, metrics, figures and loggers, or one of them
+  list [WHAT]              data sets, noise kinds, models, edits, attacks, analyses, metrics, ..., or one of them
 
 Every verb takes --plugin FILE.py: a file of yours whose edits, attacks, metrics, ... join ours; it is code that runs.
 `vitmem VERB --help` lists the options of a verb with their defaults (`vitmem edit NAME --help` those of an edit).
@@ -33,6 +34,7 @@ VERBS = {
     "adopt": "adopt",
     "edit": "edit",
     "eval": "evaluate",
+    "analyse": "analyse",
     "check": "check",
     "export": "export",
     "clean": "clean",

@@ -5,6 +5,7 @@ import difflib
 import textwrap
 from collections.abc import Callable, Sequence
 
+from vitmem.analysis import analyses
 from vitmem.attacks import attacks
 from vitmem.cli.shared import wants_help
 from vitmem.datamodules import datasets
@@ -20,7 +21,8 @@ from vitmem.training.loggers import loggers
 
 USAGE = """usage: vitmem list [WHAT]
 
-WHAT is data, noise, models, edits, attacks, metrics, figures or loggers, or the name of one of them; all by default.
+WHAT is data, noise, models, edits, attacks, analyses, metrics, figures or loggers, or the name of one of them; all by
+default.
 
 examples:
   vitmem list edits
@@ -64,6 +66,7 @@ def registered() -> dict[str, list[tuple[str, dict[str, str]]]]:
         "models": [(sizes, {**SIZES, **told(models())})],
         "edits": [(f"edits, track {track} (with options and defaults)", part) for track, part in by_track.items()],
         "attacks": [("attacks (with options and defaults)", told(attacks(), with_options))],
+        "analyses": [("analyses (with options and defaults)", told(analyses(), with_options))],
         "metrics": [("metrics", {**METRICS, **NAMES, **told(added())})],
         "figures": [("figures", told(figures()))],
         "loggers": [("loggers (off by default: --trainer.loggers; metrics.csv is always written)", told(loggers()))],

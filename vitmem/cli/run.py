@@ -62,6 +62,7 @@ def add_experiment(parser) -> None:
     parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
     parser.add_argument("--attacks", type=list | str | None, default=None, help="each a name, or one with options")
     parser.add_argument("--attacked", type=list | str, default="*", help="ids of the edits to attack, with * and ?")
+    parser.add_argument("--analyses", type=list | str | None, default=None, help="each a name, or one with options")
     parser.add_argument("--other_rates", type=list | str | None, default=None, help=RATES)
     parser.add_argument("--save_weights", type=bool, default=True, help="store the weights of every edit")
     parser.add_argument("--known", type=float, default=0.5, help=KNOWN)
@@ -77,7 +78,7 @@ def add_experiment(parser) -> None:
 
 def experiment(values):
     """Return the experiment that parsed values describe."""
-    from vitmem.experiment.plan import Experiment, plan_attacks, plan_edits
+    from vitmem.experiment.plan import Experiment, plan_analyses, plan_attacks, plan_edits
 
     if values.seed != 0 or values.train_on != "noisy":
         raise ValueError("an experiment has `seeds` and `references`; seed and train_on belong to `vitmem train`")
@@ -94,6 +95,7 @@ def experiment(values):
         tuner=values.tuner,
         cache_gb=values.cache_gb,
         attacks=plan_attacks(items("attacks", values.attacks)),
+        analyses=plan_analyses(items("analyses", values.analyses)),
         attacked=tuple(names("attacked", values.attacked)),
         other_rates=tuple(map(Path, names("other_rates", values.other_rates))),
     )

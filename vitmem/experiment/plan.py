@@ -4,10 +4,11 @@ import dataclasses
 import fnmatch
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitmem.analysis.contract import Analysis
 from vitmem.attacks.contract import Attack
 from vitmem.curvature.kept import CACHE_GB, check_cache_gb
 from vitmem.editing.contract import Edit
@@ -17,7 +18,7 @@ from vitmem.experiment.tuning import check_space, check_tuner, points, read_spac
 from vitmem.files import check_name
 from vitmem.runs.config import RunConfig
 from vitmem.runs.edit import result_id
-from vitmem.runs.named import read_attack, read_edit
+from vitmem.runs.named import read_analysis, read_attack, read_edit
 from vitmem.runs.trained import BASE, REFERENCES
 
 MOST_EDITS = 2000  # of a plan; lists that are crossed grow fast
@@ -58,6 +59,21 @@ class PlannedAttack:
 
 
 @dataclass(frozen=True)
+class PlannedAnalysis:
+    """One analysis, to be made of several models.
+
+    Args:
+        analysis_id: name of its results, such as ``bands``.
+        name: registered name.
+        analysis: the options.
+    """
+
+    analysis_id: str
+    name: str
+    analysis: Analysis
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What an experiment file says.
 
@@ -76,6 +92,7 @@ class Experiment:
             accuracy crosses 0.4, 0.3, 0.2 and 0.1, and where validation falls below the drop).
         attacks: what to attack the models with.
         attacked: glob patterns over the ids of the edits to attack; base and references always are.
+        analyses: what to ask of the base model and of ``retrain``, where it is trained.
         cache_gb: GB of curvature that are kept in memory, and as many in the files of each run.
         other_rates: results tables of the same models and edits at other noise rates, for the scorecards.
         file: that says it; a copy stays with the results, whose rows carry its digest.
@@ -93,6 +110,7 @@ class Experiment:
     tuner: str = "random"
     attacks: tuple[PlannedAttack, ...] = ()
     attacked: tuple[str, ...] = ("*",)
+    analyses: tuple[PlannedAnalysis, ...] = ()
     other_rates: tuple[Path, ...] = ()
     file: Path | None = None
     cache_gb: float = CACHE_GB
@@ -144,26 +162,36 @@ class Experiment:
 
 
 def plan_attacks(items: Sequence[Mapping | str]) -> tuple[PlannedAttack, ...]:
-    """Return the attacks that the ``attacks`` list of an experiment file stands for.
+    """Return the attacks that the ``attacks`` list of an experiment file stands for; see ``_planned``."""
+    return tuple(PlannedAttack(*planned) for planned in _planned("attacks", items, read_attack))
 
-    An item is the name of an attack, or a mapping with its ``name``, options, and an ``id`` where a name occurs twice.
+
+def plan_analyses(items: Sequence[Mapping | str]) -> tuple[PlannedAnalysis, ...]:
+    """Return the analyses that the ``analyses`` list of an experiment file stands for; see ``_planned``."""
+    return tuple(PlannedAnalysis(*planned) for planned in _planned("analyses", items, read_analysis))
+
+
+def _planned(option: str, items: Sequence[Mapping | str], read: Callable) -> list[tuple]:
+    """Return id, name and options of what a list of an experiment file stands for.
+
+    An item is a name, or a mapping with its ``name``, options, and an ``id`` where a name occurs twice.
 
     Raises:
-        ValueError: a name or option is unknown, a value out of range, or two attacks have one id; the item is named.
+        ValueError: a name or option is unknown, a value out of range, or two have one id; the item is named.
     """
-    planned: dict[str, PlannedAttack] = {}
+    planned: dict[str, tuple] = {}
     for number, item in enumerate(items):
         options = {"name": item} if isinstance(item, str) else dict(item)
-        name, attack_id = options.pop("name", None), options.pop("id", None)
+        name, its_id = options.pop("name", None), options.pop("id", None)
         try:
-            attack = read_attack(name, options)
+            found = read(name, options)
         except ValueError as error:
-            raise ValueError(f"attacks[{number}]: {error}") from error
-        attack_id = check_name(f"attacks[{number}]: id", attack_id or name)
-        if attack_id in planned:
-            raise ValueError(f"attacks[{number}]: two attacks would be called {attack_id!r}; give one of them an `id`")
-        planned[attack_id] = PlannedAttack(attack_id, name, attack)
-    return tuple(planned.values())
+            raise ValueError(f"{option}[{number}]: {error}") from error
+        its_id = check_name(f"{option}[{number}]: id", its_id or name)
+        if its_id in planned:
+            raise ValueError(f"{option}[{number}]: two {option} would be called {its_id!r}; give one of them an `id`")
+        planned[its_id] = (its_id, name, found)
+    return list(planned.values())
 
 
 def plan_edits(items: Sequence[Mapping]) -> tuple[PlannedEdit, ...]:

@@ -17,12 +17,13 @@ from vitmem.editing.data import EditData
 from vitmem.files import cache_key, check_name, provenance, read_json, to_json, write_json
 from vitmem.models.memory import ran_out
 from vitmem.registry import explained, is_outdated
+from vitmem.runs.beside import digest_of, run_of, subject_of
 from vitmem.runs.contents import ATTACK
 from vitmem.runs.evaluate import evaluation_folder, evaluation_inputs
-from vitmem.runs.folder import RunFolder, held
+from vitmem.runs.folder import held
 from vitmem.runs.fresh import recipe_of
 from vitmem.runs.named import read_edit
-from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
+from vitmem.runs.trained import BASE, TrainedRun
 from vitmem.shapes import NAME
 from vitmem.training.errors import TrainingDiverged
 
@@ -94,14 +95,14 @@ def _attack_data(run: TrainedRun, edit_id: str) -> tuple[AttackData, dict[str, s
     asked: dict[str, str | None] = {}
 
     def reference(of: str) -> nn.Module | None:
-        its_run, its_id = _run_of(run, of)
+        its_run, its_id = run_of(run, of)
         asked[of] = its_run.weights_digest(its_id) if its_run else None
         return its_run.model_of(its_id) if its_run else None
 
-    base, share = _run_of(run, BASE)[0] or run, run.share_known(edit_id)
+    base, share = run_of(run, BASE)[0] or run, run.share_known(edit_id)
     data = AttackData(
         run.data,
-        _subject(run, edit_id),
+        subject_of(run, edit_id),
         reference,
         base.path / "attacks",
         run.config.seed,
@@ -124,21 +125,15 @@ def is_attacked(run: TrainedRun, attack: Attack, name: str, attack_id: str, edit
 def stored_attack(run: TrainedRun, attack_id: str, edit_id: str = BASE) -> dict | None:
     """Return the stored result of an attack, unless what it was measured on has changed since."""
     known = read_json(_file(run, attack_id, edit_id), ATTACK)
-    if known is None or known["attack"] != attack_id or known["id"] != _subject(run, edit_id):
+    if known is None or known["attack"] != attack_id or known["id"] != subject_of(run, edit_id):
         return None
     if any(setting not in row for row in known["rows"] for setting in known["settings"]):
         return None
     if known["inputs"] != _inputs(run, edit_id, known["name"], known["options"]):
         return None
-    if any(weights != _digest_of(run, of) for of, weights in known["references"].items()):
+    if any(weights != digest_of(run, of) for of, weights in known["references"].items()):
         return None
     return known
-
-
-def _digest_of(run: TrainedRun, of: str) -> str | None:
-    its_run, its_id = _run_of(run, of)
-    there = its_run is not None and (its_id == BASE or its_id in its_run.edited())
-    return its_run.weights_digest(its_id) if there else None
 
 
 def stored_attacks(run: TrainedRun, edit_id: str = BASE) -> list[dict]:
@@ -152,30 +147,9 @@ def _file(run: TrainedRun, attack_id: str, edit_id: str) -> Path:
     return evaluation_folder(run.path, edit_id) / "attacks" / f"{check_name('the id of an attack', attack_id)}.json"
 
 
-def _subject(run: TrainedRun, edit_id: str) -> str:
-    return run.kind if edit_id == BASE else edit_id
-
-
 def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
     measured = evaluation_inputs(run, run.weights_digest(edit_id), run.share_known(edit_id))
     return cache_key(VERSION, measured=measured, name=name, options=options, seed=run.config.seed)
-
-
-def _run_of(run: TrainedRun, of: str) -> tuple[TrainedRun | None, str]:
-    """Return the run that holds a model, by its id, and the model's id there; None if there is no such run.
-
-    References lie beside the base run, in folders named after it.
-    """
-    own = "" if run.kind == BASE else f"-{run.kind}"
-    path = run.path.resolve()
-    its_id = BASE if of in (BASE, *REFERENCES) else of
-    if not path.name.endswith(own):  # a reference model in a folder of another name: its base is not known
-        return None, its_id
-    root = path.name.removesuffix(own)
-    beside = path.with_name(f"{root}-{of}" if of in REFERENCES else root)
-    if beside == path:
-        return run, its_id
-    return (run.opened(beside) if RunFolder(beside).is_trained else None), its_id
 
 
 def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult] | None:

@@ -80,3 +80,17 @@ ATTACK = {
     },
     "seconds": AMOUNT,
 }
+ANALYSIS = {
+    "id": NAME,
+    "analysis": NAME,
+    "name": str,
+    "options": dict,
+    "settings": [str],
+    "inputs": SHA256,
+    "references": Each(NAME, (SHA256, None)),
+    "edits": ([NAME], None),
+    "rows": [Each(str, CELL)],
+    "report": dict,
+    "seconds": AMOUNT,
+    "scores_sha256": (SHA256, None),
+}

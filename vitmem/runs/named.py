@@ -1,7 +1,9 @@
-"""Edits and attacks by their registered names, with options from the command line or YAML."""
+"""Edits, attacks and analyses by their registered names, with options from the command line or YAML."""
 
 from collections.abc import Mapping
 
+from vitmem.analysis import analyses
+from vitmem.analysis.contract import Analysis
 from vitmem.attacks import attacks
 from vitmem.attacks.contract import Attack
 from vitmem.editing import edits
@@ -35,3 +37,12 @@ def read_attack(name: object, options: Mapping) -> Attack:
         ValueError: the name or an option is unknown, or a value out of range.
     """
     return read_options("attack", lookup("attack", name, attacks()), options)
+
+
+def read_analysis(name: object, options: Mapping) -> Analysis:
+    """Return an analysis from its registered name and options, as read from YAML.
+
+    Raises:
+        ValueError: the name or an option is unknown, or a value out of range.
+    """
+    return read_options("analysis", lookup("analysis", name, analyses()), options)

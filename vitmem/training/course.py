@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitmem.distributed import all_sum, is_main
 from vitmem.files import Damaged, write_atomically
+from vitmem.training.config import TrainConfig
 from vitmem.training.devices import clean_name
 from vitmem.training.errors import StateLost
 
@@ -30,11 +31,12 @@ class LossLog(L.Callback):
     It is part of every checkpoint.
 
     Args:
+        folder: the run folder.
         epochs: E.
     """
 
-    def __init__(self, epochs: int):
-        self.epochs = epochs
+    def __init__(self, folder: Path, epochs: int):
+        self.path, self.epochs = folder / LOSSES, epochs
         self.losses_EN = torch.empty(0)
         self.current_2N = torch.empty(0)  # losses of this epoch so far, and which examples took part
 
@@ -67,17 +69,19 @@ class LossLog(L.Callback):
         self.losses_EN[trainer.current_epoch] = sum_N / times_N  # 0 / 0 is NaN
         self.current_2N.zero_()
 
-    def write(self, folder: Path) -> None:
+    def on_fit_end(self, trainer, pl_module) -> None:
         """Write ``losses.safetensors``, whose ``losses`` are E N, float32, NaN where an example did not take part.
 
         Raises:
             StateLost: it cannot be written.
         """
+        if not is_main():
+            return
         try:
-            write_atomically(folder / LOSSES, save({"losses": self.losses_EN.contiguous()}))
+            write_atomically(self.path, save({"losses": self.losses_EN.contiguous()}))
         except OSError as error:
             raise StateLost(
-                f"{folder / LOSSES} cannot be written ({error.strerror}); make room or make the folder writable: the "
+                f"{self.path} cannot be written ({error.strerror}); make room or make the folder writable: the "
                 "same command goes on from the last checkpoint"
             ) from error
 
@@ -108,6 +112,12 @@ class KeptWeights(L.Callback):
             write_atomically(path, save({clean_name(k): v.detach().cpu().contiguous() for k, v in own.items()}))
         except OSError as error:
             print(f"vitmem: {path} cannot be written ({error.strerror}); training goes on without it", file=sys.stderr)
+
+
+def course_of(train: TrainConfig, folder: Path) -> list[L.Callback]:
+    """Return what keeps the course of a training, as asked for."""
+    losses = [LossLog(folder, train.epochs)] if train.log_losses else []
+    return [*losses, KeptWeights(folder, train.keep_every)] if train.keep_every else losses
 
 
 def kept_epochs(folder: Path) -> dict[int, Path]:

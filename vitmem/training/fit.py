@@ -20,7 +20,7 @@ from vitmem.distributed import is_main
 from vitmem.training.averaging import BestEpoch, WeightAverage
 from vitmem.training.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO, newest_checkpoint
 from vitmem.training.config import TrainConfig, TrainerConfig
-from vitmem.training.course import KeptWeights, LossLog
+from vitmem.training.course import course_of
 from vitmem.training.devices import build, clean_name, prepared
 from vitmem.training.errors import StateLost
 from vitmem.training.keeper import Keeper
@@ -110,8 +110,6 @@ def fit(
     module = MemorisationModule(model, train, seed)
     average = [WeightAverage(train.ema)] if train.ema else []
     best = [BestEpoch()] if train.early_stop else []  # before the average, which takes its weights away again
-    losses = [LossLog(train.epochs)] if train.log_losses else []
-    kept = [KeptWeights(folder, train.keep_every)] if train.keep_every else []
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
     minutes, epochs = train.checkpoint_minutes, train.checkpoint_epochs
     followed = Followed(check_loggers(trainer.loggers) if is_main() else (), folder, trainer.online)
@@ -119,7 +117,7 @@ def fit(
     keeper = Keeper(folder, io, minutes=minutes, epochs=epochs, line_seconds=line_seconds, followed=followed)
     with warnings.catch_warnings(), contextlib.closing(followed):
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
-        engine = _engine(train, trainer, io, [*bar, *callbacks, *losses, *kept, *best, *average, keeper])
+        engine = _engine(train, trainer, io, [*bar, *callbacks, *course_of(train, folder), *best, *average, keeper])
         share_of_data = Share(engine.global_rank, engine.world_size, trainer.accumulate)
         with keeper.listening(engine), prepared(model, trainer), sharing(data, share_of_data):
             engine.fit(module, datamodule=Served(data), ckpt_path=start, weights_only=True)
@@ -128,8 +126,6 @@ def fit(
         keeper.leave(engine, number)
     if is_main():
         keeper.finish(module.history)
-        for log in losses:
-            log.write(folder)
     if best:
         model.load_state_dict(best[0].weights)
     module.tied.fold()

@@ -1,0 +1,46 @@
+"""What a model says of some examples: its logits, and what follows from them.
+
+Legend: N examples, K classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitmem.datamodules.batch import Examples
+from vitmem.datamodules.module import MemorisationData
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Logits of some examples.
+
+    Args:
+        logits_NK: float64, on the CPU.
+    """
+
+    logits_NK: Tensor
+
+    @property
+    def prediction(self) -> Tensor:
+        """N, argmax of the logits."""
+        return self.logits_NK.argmax(1)
+
+    def loss(self, label_N: Tensor) -> Tensor:
+        """Return the cross-entropy N at labels, in nats."""
+        return F.cross_entropy(self.logits_NK, label_N, reduction="none")
+
+    def margin(self, label_N: Tensor) -> Tensor:
+        """Return the logit N of a label less the largest of the others."""
+        own_N = self.logits_NK.gather(1, label_N[:, None])[:, 0]
+        return own_N - self.logits_NK.scatter(1, label_N[:, None], -torch.inf).amax(1)
+
+
+@torch.no_grad()
+def answers_of(model: nn.Module, data: MemorisationData, examples: Examples) -> Answers:
+    """Return what a model in eval mode says of examples, in their order."""
+    device = next(model.parameters()).device
+    parts = [model(batch.image.to(device)).double().cpu() for batch in data.loader(examples)]
+    return Answers(torch.cat(parts))

@@ -1,0 +1,70 @@
+"""``vitmem analyse``: what a model holds, where, and who memorised what."""
+
+from collections.abc import Sequence
+
+from vitmem.cli.shared import KNOWN, add_again, add_opening, items, names, place
+from vitmem.options import Parser
+
+EXAMPLES = """examples:
+  vitmem analyse runs/digits                                 all analyses, of base and retrain of every seed
+  vitmem analyse runs/digits/seed0 bands ownership           two of them, of one seed
+  vitmem analyse runs/digits/seed0 bands --of 'kfac*'        of edited models
+  vitmem analyse runs/digits '{name: detection, images: 1000, directions: 0}'
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Analyse trained models and their edits."""
+    values = analyse_parser().read(arguments)
+
+    from vitmem.analysis import analyses
+    from vitmem.editing.known import check_share
+    from vitmem.experiment import analysing, results
+    from vitmem.experiment.plan import plan_analyses
+    from vitmem.figures import draw_analyses
+    from vitmem.runs.folder import RunFolder, held_all
+    from vitmem.runs.trained import TrainedRun
+
+    check_share(values.known)
+    planned = plan_analyses(
+        [part for name in values.names for part in items("analyses", parsed(name))] or [*analyses()]
+    )
+    paths, experiments = results.runs_in([values.run])
+    patterns, written = names("of", values.of), []
+    for path in paths:
+        RunFolder(path).read_provenance()  # says it if there is no such run
+        with held_all([path, *results.folders_beside(path).values()], wait=values.wait):
+            run = TrainedRun.open(path, known=values.known, place=place(values.data), cache_gb=values.cache_gb)
+            for model, edit_id in analysing.models_of(run, patterns):
+                analysing.analyse_all(model, planned, edit_id, force=values.force)
+            written = analysing.write_run_tables(run)
+    for folder in experiments:
+        written = analysing.write_tables(folder, values.known)
+        drawn = draw_analyses(folder)
+        print(f"{len(drawn)} figures: {folder / 'figures'}")
+    print("tables: " + ", ".join(map(str, written)))
+
+
+def parsed(name: str) -> list | str:
+    """Return a name, or the mapping of a name with options that a command line gives as YAML."""
+    if not name.lstrip().startswith(("{", "[")):
+        return name
+    from vitmem.yaml_files import load_yaml
+
+    found = load_yaml(name)
+    return found if isinstance(found, list) else [found]
+
+
+def analyse_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="vitmem analyse", description="Ask what trained models and their edits hold, and where.")
+    parser.examples = EXAMPLES
+    parser.add_argument("run", type=str, help="a run folder, or an experiment folder: all its runs")
+    what = "names, or a name with options as YAML; `vitmem list analyses`; default: all"
+    parser.add_argument("names", type=str, nargs="*", help=what)
+    of = "which models: base, references, ids or patterns of edits, comma-separated"
+    parser.add_argument("--of", type=list | str, default="base,retrain", help=of)
+    parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; for measurements that are made anew")
+    add_opening(parser)
+    add_again(parser)
+    return parser

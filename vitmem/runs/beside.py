@@ -1,0 +1,33 @@
+"""The models of an experiment by their ids: a run's own, its edits, and those of the runs that lie beside it."""
+
+from vitmem.runs.folder import RunFolder
+from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
+
+
+def subject_of(run: TrainedRun, edit_id: str) -> str:
+    """Return the id of a model: of a run's own its kind, else the edit's."""
+    return run.kind if edit_id == BASE else edit_id
+
+
+def run_of(run: TrainedRun, of: str) -> tuple[TrainedRun | None, str]:
+    """Return the run that holds a model, by its id, and the model's id there; None if there is no such run.
+
+    References lie beside the base run, in folders named after it.
+    """
+    own = "" if run.kind == BASE else f"-{run.kind}"
+    path = run.path.resolve()
+    its_id = BASE if of in (BASE, *REFERENCES) else of
+    if not path.name.endswith(own):  # a reference model in a folder of another name: its base is not known
+        return None, its_id
+    root = path.name.removesuffix(own)
+    beside = path.with_name(f"{root}-{of}" if of in REFERENCES else root)
+    if beside == path:
+        return run, its_id
+    return (run.opened(beside) if RunFolder(beside).is_trained else None), its_id
+
+
+def digest_of(run: TrainedRun, of: str) -> str | None:
+    """Return what tells the weights of a model of the experiment from others; None if there is no such model."""
+    its_run, its_id = run_of(run, of)
+    there = its_run is not None and (its_id == BASE or its_id in its_run.edited())
+    return its_run.weights_digest(its_id) if there else None

@@ -30,8 +30,8 @@ class Detection(EKFAC, Analysis):
     Scores, higher is more suspect: ``loss`` and ``margin`` (the largest other logit less that of the given label) of
     the trained model; ``summed_loss`` over the epochs of training (CSL, 2025), and ``early_loss`` over their first
     fifth; ``low_curvature`` (share of the example's curvature outside the pairs that EK-FAC keeps at rho);
-    ``curvature`` (its trace); ``input_curvature`` (Garg et al. 2024); ``cross_validated`` (cross-entropy of a logistic regression on
-    the model's features, fitted to the other folds); ``confident_learning`` (cleanlab's label quality from those
+    ``curvature`` (its trace); ``input_curvature`` (Garg et al. 2024); ``cross_validated`` (cross-entropy of a logistic
+    regression on the model's features, fitted to the other folds); ``confident_learning`` (cleanlab's label quality from those
     probabilities, where the extra ``detect`` is installed); ``flips_NAME`` (share of the strengths of an edit at which
     the given label is no longer said); ``random``, the null control. Where no true label is known only the scores are
     stored. Further options are those of ``ekfac``.

@@ -18,6 +18,17 @@ SCORES = {
     "margin": ("margin", style.GREEN),
     "summed_loss": ("summed loss", "#E69F00"),
 }
+NUMBERS = {
+    "edit": ("auroc", "auroc_permuted"),
+    "layer": (
+        *SHARES,
+        "outside_random_clean",
+        "coherence_memorised",
+        "coherence_clean",
+        "participation_memorised",
+        "participation_clean",
+    ),
+}
 HEADER = ["id", "measure", "layer", "edit", "score", "number", "mean", "low", "high", "seeds"]
 
 
@@ -48,12 +59,10 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
             )  # fmt: skip
     left.set_yticks(range(len(names)), [n.removeprefix("blocks.") for n in names])
     left.set(xlabel="share of an example's curvature outside the kept pairs", ylim=(-0.7, len(names) - 0.3))
-    left.legend(loc="best")
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.3)
     for y, (score, (_, color)) in enumerate(reversed(SCORES.items())):
         for own in grouped((row for row in edits if row["score"] == score), "edit").values():
-            right.plot(
-                estimate(own, "auroc").mean, y, marker=".", color=color, alpha=0.35, linestyle="", label=None
-            )
+            right.plot(estimate(own, "auroc").mean, y, marker=".", color=color, alpha=0.35, linestyle="", label=None)
         by_seed = grouped((row for row in edits if row["score"] == score), "seed")
         means = [{"seed": seed, "auroc": sum(r["auroc"] for r in own) / len(own)} for (seed,), own in by_seed.items()]
         at = estimate(means, "auroc")
@@ -68,7 +77,6 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     table = [
         (key[0], *key[1:], number, *estimate(own, number))
         for key, own in grouped(rows, *HEADER[:5]).items()
-        for number in ("auroc",) * (key[1] == "edit") or (*SHARES, "outside_random_clean", "coherence_memorised",
-            "coherence_clean", "participation_memorised", "participation_clean")
-    ]  # fmt: skip
+        for number in NUMBERS[key[1]]
+    ]
     return [style.save(figure, out, name, HEADER, table)]

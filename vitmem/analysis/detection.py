@@ -31,10 +31,11 @@ class Detection(EKFAC, Analysis):
     the trained model; ``summed_loss`` over the epochs of training (CSL, 2025), and ``early_loss`` over their first
     fifth; ``low_curvature`` (share of the example's curvature outside the pairs that EK-FAC keeps at rho);
     ``curvature`` (its trace); ``input_curvature`` (Garg et al. 2024); ``cross_validated`` (cross-entropy of a logistic
-    regression on the model's features, fitted to the other folds); ``confident_learning`` (cleanlab's label quality from those
-    probabilities, where the extra ``detect`` is installed); ``flips_NAME`` (share of the strengths of an edit at which
-    the given label is no longer said); ``random``, the null control. Where no true label is known only the scores are
-    stored. Further options are those of ``ekfac``.
+    regression on the model's features, fitted to the other folds); ``confident_learning`` (cleanlab's label quality
+    from those probabilities, where the extra ``detect`` is installed); ``flips_NAME`` (share of the strengths of an
+    edit at which the given label is no longer said); ``random``, the null control. Scores of training and of edits are
+    those of the base model alone. Where no true label is known, scores are stored and nothing is measured. Further
+    options are those of ``ekfac``.
 
     Args:
         images: training examples that are ranked, drawn at random, at most so many.
@@ -70,8 +71,8 @@ class Detection(EKFAC, Analysis):
         examples = data.drawn(train, self.images)
         scores = {
             **self._of_model(model, data, examples, generator),
-            **of_training(data.losses(), examples.index),
-            **of_edits(data, examples),
+            **(of_training(data.losses(), examples.index) if data.subject == "base" else {}),
+            **(of_edits(data, examples) if data.subject == "base" else {}),
             "random": torch.rand(len(examples), generator=generator, dtype=torch.float64),
         }
         stored = {name: torch.full((len(train),), torch.nan) for name in scores}

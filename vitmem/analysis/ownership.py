@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vitmem.analysis.answers import answers_of
 from vitmem.analysis.contract import Analysis, AnalysisData, AnalysisResult, check_counts
-from vitmem.analysis.resample import auroc_interval, ends, permuted_ratios, resampled_mean, two_sided
+from vitmem.analysis.resample import auroc, auroc_interval, ends, permuted_ratios, resampled_mean, two_sided
 from vitmem.curvature.cache import LayerCurvature
 from vitmem.curvature.collect import sweep_batches, uncompiled
 from vitmem.curvature.moments import LabelRule, Tokens
@@ -26,6 +26,7 @@ from vitmem.datamodules.batch import Examples
 from vitmem.editing.kfac import EKFAC
 
 ALL = "all"
+_FEWEST = 10  # labels that an edit must remove, and leave
 _TOGETHER = 16  # examples whose gradients are held at a time
 
 
@@ -39,10 +40,10 @@ class Ownership(EKFAC, Analysis):
     over pairs weighted by their curvature) of memorised and of clean examples, as many of each. Null controls:
     ``outside_random``, of as many pairs dealt out at random; ``p``, how often dealing the examples to two groups at
     random sets the mean ``outside`` as far apart.
-    Rows of ``measure: edit``: for each edit of the run the area under the ROC curve with which a score, taken on the
-    unedited model, tells the memorised labels that the edit removes from those that stay: ``outside``,
-    ``outside_random``, ``curvature`` (the trace), ``loss``, ``margin``, ``summed_loss``. Further options are those of
-    ``ekfac``.
+    Rows of ``measure: edit``, of the base model: for each edit that removes and leaves at least 10 memorised labels,
+    the area under the ROC curve with which a score, taken on the unedited model, tells those that it removes:
+    ``outside``, ``outside_random``, ``curvature`` (the trace), ``loss``, ``margin``, ``summed_loss``; null:
+    ``auroc_permuted``, of permuted scores. Further options are those of ``ekfac``.
 
     Args:
         images: memorised and clean ones, at most so many of each.
@@ -116,7 +117,7 @@ class Ownership(EKFAC, Analysis):
         if (losses_EN := data.losses()) is not None:
             scores["summed_loss"] = losses_EN[:, memorised.index].nansum(0)
         rows = []
-        for edit_id, (name, _, _) in data.edits().items():
+        for edit_id, (name, _, _) in data.edits().items() if data.subject == "base" else ():
             if not any(
                 fnmatch.fnmatch(known, pattern) for known in (edit_id, name) for pattern in self.edits.split(",")
             ):
@@ -125,13 +126,14 @@ class Ownership(EKFAC, Analysis):
             if table is None:
                 continue
             removed_N = torch.from_numpy(table.prediction)[memorised.index] != memorised.given_label
-            if not 0 < int(removed_N.sum()) < len(removed_N):
+            if not _FEWEST <= int(removed_N.sum()) <= len(removed_N) - _FEWEST:
                 continue
             for score, value_N in scores.items():
                 area, low, high = auroc_interval(value_N, removed_N, self.resamples, generator)
                 rows.append(
                     dict(zip(self.settings, ("edit", "", edit_id, score), strict=True))
                     | {"auroc": area, "auroc_low": low, "auroc_high": high, "removed": int(removed_N.sum())}
+                    | {"auroc_permuted": auroc(value_N[torch.randperm(len(value_N), generator=generator)], removed_N)}
                 )
         return rows
 

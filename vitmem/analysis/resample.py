@@ -52,7 +52,7 @@ def auroc(score_N: Tensor, is_positive_N: Tensor) -> float:
         return float("nan")
     _, inverse_N, counts = torch.unique(score_N.double(), return_inverse=True, return_counts=True)
     last = counts.cumsum(0)
-    rank_N = (last - (counts - 1) / 2)[inverse_N]  # from 1; ties share the mean of their ranks
+    rank_N = (last - (counts - 1).double() / 2)[inverse_N]  # from 1; ties share the mean of their ranks
     return float((rank_N[is_positive_N].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 

@@ -49,9 +49,14 @@ def parsed(name: str) -> list | str:
     """Return a name, or the mapping of a name with options that a command line gives as YAML."""
     if not name.lstrip().startswith(("{", "[")):
         return name
+    from yaml import YAMLError
+
     from vitmem.yaml_files import load_yaml
 
-    found = load_yaml(name)
+    try:
+        found = load_yaml(name)
+    except YAMLError as error:
+        raise ValueError(f"{name!r} is no YAML ({error}); write it as '{{name: bands, images: 500}}'") from error
     return found if isinstance(found, list) else [found]
 
 

@@ -12,7 +12,7 @@ from vitmem.files import write_atomically
 from vitmem.runs.analyse import is_analysed, perform, stored_analyses
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 
-FOLDER = "analyses"  # of an experiment: one table for each analysis
+FOLDER = "analyses"  # of an experiment or a run: one table for each analysis
 
 
 def analyse_all(
@@ -69,8 +69,8 @@ def write_tables(folder: Path, known: float = 0.5) -> list[Path]:
 
 
 def write_run_tables(run: TrainedRun) -> list[Path]:
-    """Write ``evals/analyses/<id>.csv`` of one run, and return the tables."""
-    return _write(run.path / "evals" / FOLDER, results_of(run))
+    """Write ``analyses/<id>.csv`` of one run, and return the tables."""
+    return _write(run.path / FOLDER, results_of(run))
 
 
 def _write(folder: Path, results: Sequence[Mapping]) -> list[Path]:

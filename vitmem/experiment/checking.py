@@ -20,8 +20,9 @@ from vitmem.figures.tables import read_spectra
 from vitmem.files import leftovers, load_json
 from vitmem.models.weights import load_model, read_description
 from vitmem.registry import explained
+from vitmem.runs.analyse import stored_analysis
 from vitmem.runs.attack import stored_attack
-from vitmem.runs.contents import ATTACK, MEASURED
+from vitmem.runs.contents import ANALYSIS, ATTACK, MEASURED
 from vitmem.runs.evaluate import MEASUREMENT, evaluation_inputs, examples
 from vitmem.runs.folder import EDIT_FILE, WEIGHTS, RunFolder, in_use
 from vitmem.runs.named import read_edit
@@ -186,6 +187,9 @@ def _evaluation(run: TrainedRun, folder: Path, edits: list[str], counts: Counter
     for file in sorted(folder.glob("attacks/*.json")):
         counts["attack"] += 1
         yield from _raised(lambda file=file: _check_attack(run, file, edit_id), f"{again} --attacks ...")
+    for file in sorted(folder.glob("analyses/*.json")):
+        counts["analysis"] += 1
+        yield from _raised(lambda file=file: _check_analysis(run, file, edit_id), f"vitmem analyse {run.path} ...")
 
 
 def _check_measurement(run: TrainedRun, folder: Path) -> None:
@@ -193,6 +197,12 @@ def _check_measurement(run: TrainedRun, folder: Path) -> None:
     share = found.get("known") or run.share_known(folder.name)
     if found["inputs"] != evaluation_inputs(run, run.weights_digest(folder.name), share):
         raise ValueError(f"{folder / MEASUREMENT} is of other weights or data, or of another version of vitmem")
+
+
+def _check_analysis(run: TrainedRun, file: Path, edit_id: str) -> None:
+    load_json(file, ANALYSIS)
+    if stored_analysis(run, file.stem, edit_id) is None:
+        raise ValueError(f"{file} is of other weights, data or edits, of another version of vitmem, or damaged")
 
 
 def _check_attack(run: TrainedRun, file: Path, edit_id: str) -> None:

@@ -12,6 +12,8 @@ from vitmem.editing.contract import Edit
 from vitmem.editing.known import known_noisy
 from vitmem.evaluation.comparison import comparison_csv
 from vitmem.evaluation.tables import OK, usable
+from vitmem.experiment.analysing import analyse_all
+from vitmem.experiment.analysing import write_tables as write_analyses
 from vitmem.experiment.attacking import attack_all, gather_attacks, pending, read_results, write_attacks
 from vitmem.experiment.plan import Experiment, PlannedEdit
 from vitmem.experiment.results import PLAN, largest, write_experiment_table
@@ -113,6 +115,8 @@ def write_tables(experiment: Experiment, folder: Path, others: list[list[dict]])
             write_atomically(folder / "comparison.csv", comparison_csv(rows))
         if experiment.attacks:
             write_attacks(folder, gather_attacks(folder, rows, experiment.known), rows, others)
+        if experiment.analyses:
+            write_analyses(folder, experiment.known)
     return rows
 
 
@@ -145,6 +149,8 @@ def measure_seed(experiment: Experiment, base: TrainedRun, references: Mapping[s
                         evaluate(base, name)  # weights that were cleaned away may come out otherwise in the last digit
                     attack_all(base, experiment.attacks, name, force, keep_going=True)
                 progress.step(name)
+    for model in (base, *(model for kind, model in references.items() if kind == "retrain")):
+        analyse_all(model, experiment.analyses, force=force)
 
 
 def settings(

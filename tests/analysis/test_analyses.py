@@ -101,7 +101,7 @@ def test_malformed_results_are_made_again(cli, run_folder, changes):
     ],
 )
 def test_bad_input_is_one_line(cli, run_folder, arguments, words):
-    code, printed, errors = cli("analyse", run_folder, *arguments)
+    code, _, errors = cli("analyse", run_folder, *arguments)
     assert code == 2
     assert errors.count("\n") == 1
     assert words in errors

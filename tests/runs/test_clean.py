@@ -298,3 +298,20 @@ def test_bad_input_is_one_line_and_removes_nothing(cli, run_folder, tmp_path, ar
     assert (code, errors.count("\n")) == (2, 1)
     assert all(word in errors for word in words), errors
     assert files(tmp_path) == before
+
+
+def test_epochs_go_when_asked_for_and_results_stay(cli, run_folder):
+    (run_folder / "epochs").mkdir()
+    kept = run_folder / "epochs" / "0001.safetensors"
+    kept.write_bytes(b"weights")
+    (run_folder / "epochs" / "mine.txt").write_text("mine")
+    assert cli("clean", run_folder)[0] == 0
+    assert kept.exists()
+    assert cli("clean", run_folder, "--epochs", "--dry_run")[0] == 0
+    assert kept.exists()
+    code, printed, _ = cli("clean", run_folder, "--epochs")
+    assert code == 0
+    assert "epochs: 7 B in 1 file" in printed
+    assert not kept.exists()
+    assert (run_folder / "epochs" / "mine.txt").exists()
+    assert (run_folder / "losses.safetensors").exists()

@@ -165,7 +165,7 @@ def test_what_is_there_is_kept_unless_forced(cli, finished, tmp_path):
     assert cli("export", finished, KFAC, folder, "--force")[0] == 0
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"model.safetensors", "README.md"}
-    assert after.keys() == {*FILES, "notes.txt"} - {"preprocessor_config.json"}
+    assert after.keys() == {*FILES, "notes.txt"} - {"preprocessor_config.json", "issues.csv"}
 
 
 @pytest.mark.parametrize(

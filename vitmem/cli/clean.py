@@ -69,6 +69,7 @@ def clean_parser() -> Parser:
     parser.examples = EXAMPLES
     add_folders(parser)
     parser.add_argument("--checkpoints", action="store_true", help="checkpoints of trainings that are finished")
+    parser.add_argument("--epochs", action="store_true", help="weights that a training kept along the way")
     parser.add_argument("--weights", action="store_true", help="weights of edits that were measured")
     parser.add_argument("--factors", action="store_true", help="sums for curvature, which are collected again")
     parser.add_argument("--dry_run", action="store_true", help="only tell what would go")

@@ -8,6 +8,7 @@ from vitmem.options import Parser
 EXAMPLES = """examples:
   vitmem export runs/digits/seed0 base exported/base                  the model as it was trained
   vitmem export runs/digits/seed0 kfac-rho0.8 exported/kfac --force   an edit, in place of what was exported there
+  vitmem export runs/digits/seed0 base exported/base --issues summed_loss   with a table of suspect labels
 """
 
 
@@ -23,7 +24,12 @@ def main(arguments: Sequence[str]) -> None:
     path, folder = Path(values.run), Path(values.folder)
     RunFolder(path).read_provenance()  # says it if there is no such run
     upload = None if values.hub is None else hub(values.hub)
-    export(open_measured(path, TrainedRun(path).known), values.id, folder, force=values.force)
+    run, issues = open_measured(path, TrainedRun(path).known), None
+    if values.issues is not None:
+        from vitmem.runs.issues import issues_csv
+
+        issues = issues_csv(run, values.issues, values.issue_share)
+    export(run, values.id, folder, force=values.force, issues=issues)
     print(f'{folder}: open it with timm.create_model("local-dir:{folder}", pretrained=True)', flush=True)
     if upload:
         print(f"uploaded: {upload(folder)}", flush=True)
@@ -39,6 +45,9 @@ def export_parser() -> Parser:
     parser.add_argument("id", type=str, help="base, or the id of an edit in the run")
     parser.add_argument("folder", type=str, help="where to: a new or empty folder")
     parser.add_argument("--force", action="store_true", help="replace an exported model that is there")
+    what = "write issues.csv, too: suspect labels in cleanlab's columns, by a score of `vitmem analyse RUN detection`"
+    parser.add_argument("--issues", type=str | None, default=None, help=what)
+    parser.add_argument("--issue_share", type=float, default=0.1, help="share of the examples that it marks, in (0, 1)")
     parser.add_argument(
         "--hub",
         type=str | None,

@@ -16,8 +16,9 @@ from vitmem.runs.evaluate import stored_edit
 from vitmem.runs.folder import EDIT_FILE, WEIGHTS
 from vitmem.runs.trained import REFERENCES, TrainedRun
 from vitmem.training.checkpoints import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
+from vitmem.training.course import KEPT, kept_epochs
 
-KINDS = ("checkpoints", "weights", "factors")
+KINDS = ("checkpoints", "epochs", "weights", "factors")
 _SUMS = re.compile(r"[0-9a-f]{16}(-\d+-\d+)?\.safetensors(\.sha256)?")
 
 
@@ -47,10 +48,10 @@ def clean(run: TrainedRun, kinds: Iterable[str], *, dry_run: bool = False) -> li
 
     Args:
         run: the run, which the caller holds.
-        kinds: of ``KINDS``: ``checkpoints`` of its training, ``weights`` of its edits, ``factors`` of its curvature.
+        kinds: of ``KINDS``: ``checkpoints`` of its training, ``epochs`` (weights along the way), ``weights`` of its edits, ``factors`` of its curvature.
         dry_run: only tell.
     """
-    clean_one = {"checkpoints": _checkpoints, "weights": _weights, "factors": _factors}
+    clean_one = {"checkpoints": _checkpoints, "epochs": _epochs, "weights": _weights, "factors": _factors}
     return [clean_one[kind](run, dry_run) for kind in kinds]
 
 
@@ -58,6 +59,12 @@ def _checkpoints(run: TrainedRun, dry_run: bool) -> Freed:
     freed = Freed("checkpoints")
     files = _own(run, [run.path / name for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT)])
     _remove(freed, files, dry_run)
+    return freed
+
+
+def _epochs(run: TrainedRun, dry_run: bool) -> Freed:
+    freed = Freed("epochs")
+    _remove(freed, _own(run, kept_epochs(run.path).values()), dry_run)
     return freed
 
 
@@ -124,5 +131,5 @@ def _remove(freed: Freed, files: list[Path], dry_run: bool) -> None:
         if not dry_run:
             file.unlink()
     for folder in {file.parent for file in files}:
-        if not dry_run and folder.name == LAST_CHECKPOINT.parent.name and not any(folder.iterdir()):
+        if not dry_run and folder.name in (LAST_CHECKPOINT.parent.name, KEPT) and not any(folder.iterdir()):
             folder.rmdir()

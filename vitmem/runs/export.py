@@ -17,11 +17,12 @@ from vitmem.runs.folder import RunFolder
 from vitmem.runs.layouts import CONFIG, PREPROCESSOR, WEIGHTS, Layout, layout_of
 from vitmem.runs.trained import BASE, TrainedRun
 
-FILES = (WEIGHTS, PREPROCESSOR, "noise.csv", "noise.json", "README.md", CONFIG)  # the last opens the folder
+ISSUES = "issues.csv"
+FILES = (WEIGHTS, PREPROCESSOR, "noise.csv", "noise.json", ISSUES, "README.md", CONFIG)  # the last opens the folder
 _CLOSE = 1e-6  # of logits
 
 
-def export(run: TrainedRun, edit_id: str, folder: Path, *, force: bool = False) -> None:
+def export(run: TrainedRun, edit_id: str, folder: Path, *, force: bool = False, issues: str | None = None) -> None:
     """Write the base model or an edit as a folder that timm and Hugging Face Transformers open: whole, or not at all.
 
     Args:
@@ -29,6 +30,7 @@ def export(run: TrainedRun, edit_id: str, folder: Path, *, force: bool = False) 
         edit_id: ``base``, or the id of an edit.
         folder: where to.
         force: replace an exported model that is there; other files in the folder stay.
+        issues: a table of suspect labels to write beside it.
 
     Raises:
         ValueError: there is no such edit, its weights were not stored, the folder is not empty or part of a run, or
@@ -49,6 +51,8 @@ def export(run: TrainedRun, edit_id: str, folder: Path, *, force: bool = False) 
                 write_atomically(own / name, content)
         for name in ("noise.csv", "noise.json"):
             write_atomically(own / name, (run.path / name).read_bytes())
+        if issues is not None:
+            write_atomically(own / ISSUES, issues)
         write_atomically(own / "README.md", text)
         write_atomically(own / CONFIG, layout.files[CONFIG])
         _check_opens(own, layout, run, edit_id)
@@ -104,6 +108,8 @@ def _put(own: Path, folder: Path) -> None:
         for name in FILES:
             if (own / name).exists():
                 os.replace(own / name, folder / name)
+            elif name == ISSUES:  # of what was exported before
+                (folder / name).unlink(missing_ok=True)
         return
     with contextlib.suppress(FileNotFoundError):
         folder.rmdir()

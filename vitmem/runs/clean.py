@@ -48,7 +48,8 @@ def clean(run: TrainedRun, kinds: Iterable[str], *, dry_run: bool = False) -> li
 
     Args:
         run: the run, which the caller holds.
-        kinds: of ``KINDS``: ``checkpoints`` of its training, ``epochs`` (weights along the way), ``weights`` of its edits, ``factors`` of its curvature.
+        kinds: of ``KINDS``: ``checkpoints`` of its training, ``epochs`` (weights along the way), ``weights`` of its
+            edits, ``factors`` of its curvature.
         dry_run: only tell.
     """
     clean_one = {"checkpoints": _checkpoints, "epochs": _epochs, "weights": _weights, "factors": _factors}

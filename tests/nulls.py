@@ -14,6 +14,8 @@ NULLS: dict[str, dict | str] = {
     "scale": {"factor": 1.0},
     "norms_off": {"keep": 1.0},
     "rewind": {"keep": 1.0},
+    "rewind_filtered": {"keep": 1.0, "examples": 50},
+    "rewind_by_block": {"keep": 1.0},
     "random_pairs": MEASURED,
     "top_removed": MEASURED,
     "bad_teacher": {**TRAINED, "steps": 2},

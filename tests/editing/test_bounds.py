@@ -38,6 +38,13 @@ BOUNDS = {
     "scale": {"factor": SHARE, "temperature": ((1, 1e9), (1 - 1e-9, INF, NAN))},
     "norms_off": {"keep": SHARE},
     "rewind": {"keep": SHARE},
+    "rewind_filtered": CURVATURE | {"keep": SHARE, "mix": SHARE},
+    "rewind_by_block": {
+        "keep": SHARE,
+        "rounds": COUNT,
+        "step": ((1e-9, 1), (0, 1 + 1e-9, NAN)),
+        "batch_size": COUNT,
+    },
     "features": {"keep": KEPT, **IMAGES},
     "sap": {"alpha": ((1, 1e9), (1 - 1e-9, NAN)), "exponent": POSITIVE, **IMAGES},
     "probe_head": {"keep": SHARE, "c": POSITIVE, **IMAGES},
@@ -113,6 +120,8 @@ NEEDS = {
     frozenset({"initial"}): ("rewind",),
     frozenset({"unlabeled"}): ("kfac", "ekfac", "input_filter", "random_pairs", "top_removed", "features", "wanda"),
     frozenset({"unlabeled", "validation"}): ("ekfac_auto",),
+    frozenset({"unlabeled", "initial"}): ("rewind_filtered",),
+    frozenset({"initial", "validation"}): ("rewind_by_block",),
     frozenset({"given"}): ("probe_head",),
     frozenset({"validation"}): ("task_vector",),
     frozenset({"retain"}): (
@@ -149,7 +158,7 @@ def test_what_every_edit_sees():
 
 MAIN = {
     "rho": ("kfac", "ekfac", "ekfac_polish", "input_filter", "random_pairs", "top_removed"),
-    "keep": ("svd", "magnitude", "wanda", "norms_off", "rewind", "features", "probe_head"),
+    "keep": ("svd", "magnitude", "wanda", "norms_off", "rewind", "features", "probe_head", "rewind_filtered", "rewind_by_block"),
     "alpha": ("ssd", "sap", "weight_dist_reg", "midpoint"),
     "lr": (
         "finetune", "gradient_ascent", "l1_sparse", "neggrad", "npo", "random_labels", "oracle_labels", "salun",

@@ -49,6 +49,8 @@ SETTINGS = {
     "scale": {"layers": "blocks.*", "factor": 0.6, "part": "all", "temperature": 1.0},
     "norms_off": {"layers": "*", "keep": 0.0},
     "rewind": {"layers": "all", "keep": 0.5, "slope": 0.0, "to": "initial"},
+    "rewind_filtered": EKFAC | {"keep": 0.5, "mix": 0.5},
+    "rewind_by_block": {"keep": 0.5, "rounds": 4, "step": 0.5, "batch_size": 250},
     "magnitude": FILTERED | {"layers": "blocks.*", "keep": 0.5, "scope": "layer", "exponent": 2.0},
     "wanda": {"layers": "blocks.*", "keep": 0.5, "forget": None, "examples": 128, "batch_size": 100},
     "features": {"layers": "blocks.*", "keep": 0.3, "examples": 1000, "batch_size": 100},

@@ -21,6 +21,7 @@ def edits() -> dict[str, type[Edit]]:
     from vitmem.editing.polish import PolishedEKFAC
     from vitmem.editing.probe_head import ProbeHead
     from vitmem.editing.prune import Magnitude, Wanda
+    from vitmem.editing.rewinds import FilteredRewind, RewindByBlock
     from vitmem.editing.sap import SAP
     from vitmem.editing.shrink import NormsOff, Rewind, Scale
     from vitmem.editing.svd import SVD
@@ -37,6 +38,8 @@ def edits() -> dict[str, type[Edit]]:
         "scale": Scale,
         "norms_off": NormsOff,
         "rewind": Rewind,
+        "rewind_filtered": FilteredRewind,
+        "rewind_by_block": RewindByBlock,
         "random_pairs": RandomPairs,
         "top_removed": TopRemoved,
         # trained

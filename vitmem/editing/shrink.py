@@ -149,9 +149,15 @@ class Rewind(Edit):
 
     def shares(self, model: nn.Module) -> dict[str, float]:
         """Return what is kept of each parameter, by name."""
-        last = max(len(anatomy_of(model).blocks) - 1, 0)
-        place = {name: min(max(depth - 1, 0), last) for name, depth in depths(model).items()}
+        place = block_of(model)
+        last = max(place.values(), default=0)
         return {name: self.keep ** (1 + self.slope * (2 * p / last - 1 if last else 0.0)) for name, p in place.items()}
+
+
+def block_of(model: nn.Module) -> dict[str, int]:
+    """Return the number of each parameter's block, by name; what lies before the first or after the last has theirs."""
+    last = max(len(anatomy_of(model).blocks) - 1, 0)
+    return {name: min(max(depth - 1, 0), last) for name, depth in depths(model).items()}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The plan of an experiment before it is run: stages, what is done, and about what the rest takes."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +22,16 @@ from vitmem.files import read_json
 from vitmem.models.build import create
 from vitmem.models.layers import select_layers
 from vitmem.progress import duration, size
+from vitmem.runs.analyse import is_analysed
 from vitmem.runs.config import RunConfig
-from vitmem.runs.contents import ATTACK
+from vitmem.runs.contents import ANALYSIS, ATTACK
 from vitmem.runs.edit import edit_inputs, is_finished
 from vitmem.runs.evaluate import stored
 from vitmem.runs.folder import RunFolder
 from vitmem.runs.start import make_data, timm_arguments
 from vitmem.runs.train import state_of
 from vitmem.runs.trained import BASE, TrainedRun, saved_manifest
+from vitmem.shapes import Shape
 from vitmem.training import cost
 
 
@@ -78,7 +81,7 @@ def lines(experiment: Experiment, out: Path) -> list[str]:
     models = _models(experiment, folder, training, data)
     runs = {seed: _opened(model_folder(folder, seed, BASE), experiment) for seed in experiment.seeds}
     curvature, memory = _curvature(experiment, runs, data)
-    stages = [models, curvature, *_edits(experiment, runs, data, training), *_attacks(experiment, folder, runs)]
+    stages = [models, curvature, *_edits(experiment, runs, data, training), *_asked(experiment, folder, runs)]
     stages = [stage for stage in stages if stage.total]
     seconds, disk = sum(stage.seconds for stage in stages), sum(stage.disk for stage in stages)
     memory = max(memory, training.memory) if models.done < models.total else memory
@@ -201,26 +204,46 @@ def work(edit: Edit, data: MemorisationData, training: cost.Plan) -> float:
     return images / training.train_speed
 
 
-def _attacks(experiment: Experiment, folder: Path, runs: dict[int, TrainedRun | None]) -> list[Stage]:
-    """Return the attacks, with times as far as one of a kind was made."""
+def _asked(experiment: Experiment, folder: Path, runs: dict[int, TrainedRun | None]) -> list[Stage]:
+    """Return the attacks and the analyses, with times as far as one of a kind was made."""
     attacked = [n for p in experiment.edits for n in experiment.result_ids(p) if experiment.is_attacked(n)]
-    models, stages = 1 + len(experiment.references) + len(attacked), []
+    retrain = [kind for kind in experiment.references if kind == "retrain"]
+    found = []
     for planned in experiment.attacks:
-        stage = Stage(f"attack {planned.attack_id}", total=models * len(runs))
-        took: list[float] = []
-        for seed, run in runs.items():
-            opened: Sequence[tuple[TrainedRun | None, str]] = [
-                (run, BASE),
-                *((_opened(model_folder(folder, seed, kind), experiment), BASE) for kind in experiment.references),
-                *((run, name) for name in attacked),
-            ]
-            for owner, name in opened:
-                if owner is None or (name != BASE and _stored_edit(owner, name) is None):
-                    continue
-                stage.done += not pending(owner, [planned], name)
-                path = owner.path / "evals" / name / "attacks" / f"{planned.attack_id}.json"
-                took += [found["seconds"]] if (found := read_json(path, ATTACK)) else []
-        if took:
-            stage.seconds = (stage.total - stage.done) * sum(took) / len(took)
-        stages.append(stage)
-    return stages
+        done = functools.partial(lambda run, name, planned: not pending(run, [planned], name), planned=planned)
+        place = f"attacks/{planned.attack_id}.json"
+        models = _models_asked(experiment, folder, runs, experiment.references, attacked)
+        found.append(_stage(f"attack {planned.attack_id}", models, done, place, ATTACK))
+    for planned in experiment.analyses:
+        of = planned.analysis, planned.name, planned.analysis_id
+        done = functools.partial(lambda run, name, of: is_analysed(run, *of, name), of=of)
+        place = f"analyses/{planned.analysis_id}.json"
+        models = _models_asked(experiment, folder, runs, retrain, [])
+        found.append(_stage(f"analysis {planned.analysis_id}", models, done, place, ANALYSIS))
+    return found
+
+
+def _models_asked(
+    experiment: Experiment, folder: Path, runs: dict[int, TrainedRun | None], kinds: Sequence[str], ids: Sequence[str]
+) -> list[tuple[TrainedRun | None, str]]:
+    """Return the base models with references and edits, as runs with ids; None where there is none yet."""
+    found: list[tuple[TrainedRun | None, str]] = []
+    for seed, run in runs.items():
+        references = [_opened(model_folder(folder, seed, kind), experiment) for kind in kinds]
+        found += [(run, BASE), *((reference, BASE) for reference in references), *((run, name) for name in ids)]
+    return found
+
+
+def _stage(
+    name: str, models: Sequence[tuple[TrainedRun | None, str]], done: Callable, place: str, shape: Shape
+) -> Stage:
+    stage, took = Stage(name, total=len(models)), []
+    for owner, its_id in models:
+        if owner is None or (its_id != BASE and _stored_edit(owner, its_id) is None):
+            continue
+        stage.done += done(owner, its_id)
+        stored = read_json(owner.path / "evals" / its_id / place, shape)
+        took += [stored["seconds"]] if stored else []
+    if took:
+        stage.seconds = (stage.total - stage.done) * sum(took) / len(took)
+    return stage

@@ -12,39 +12,17 @@ wrongly labelled training examples; `base`, `clean` and `retrain` are models too
 """
 
 import argparse
-import csv
 import math
 import statistics
 from pathlib import Path
 
-from vitmem.evaluation.frontier import (
-    Difference,
-    at_memorized,
-    best_ground_truth,
-    detectable_difference,
-    holm,
-    paired_difference,
-)
-from vitmem.evaluation.predict import TRAIN, ExampleTable
-from vitmem.evaluation.proportions import paired_proportions
-from vitmem.figures.tables import TEXT, families
+from vitmem.evaluation.frontier import at_memorized, best_ground_truth
+from vitmem.evaluation.paired_examples import paired_examples
+from vitmem.evaluation.predict import ExampleTable
+from vitmem.evaluation.statistics import Difference, detectable_difference, holm, paired_difference, verdict
+from vitmem.figures.tables import families, read_results
 
 METRICS = ("ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
-
-
-def read(path: Path) -> list[dict]:
-    """Return the rows with numbers as floats."""
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v if k in TEXT else number(v) for k, v in row.items()} for row in rows]
-
-
-def number(text: str) -> float | str:
-    """Return a cell as a number, an empty one as NaN, and other text as it is."""
-    try:
-        return float(text) if text else math.nan
-    except ValueError:
-        return text
 
 
 def by_family(rows: list[dict]) -> dict[str, dict[int, list[dict]]]:
@@ -108,20 +86,15 @@ def differences(points: dict, reference: str, metric: str, margin: float) -> dic
         least = detectable_difference(gap.sd, gap.n)
         detectable = "-" if math.isnan(least) else f"{least:.3f}"
         text = f"{gap.mean:+.3f}{interval}" if gap.n else "-"
-        found[family] = (text, detectable, verdict(gap, adjusted[family], margin))
+        found[family] = (text, detectable, worded(gap, adjusted[family], margin))
     return found
 
 
-def verdict(gap: Difference, p: float, margin: float) -> str:
-    """Return better, worse, equal (within the margin) or undecided, with Holm's p."""
+def worded(gap: Difference, p: float, margin: float) -> str:
+    """Return the verdict, equal where the 95 % interval lies within the margin, with Holm's p."""
     if gap.n < 2:
         return "undecided" if gap.n else "not reached"
-    if p < 0.05:
-        word = "better" if gap.mean > 0 else "worse"
-        word += " (within the margin)" if -margin < gap.low and gap.high < margin else ""
-    else:
-        word = "equal" if -margin < gap.low and gap.high < margin else "undecided"
-    return f"{word}, p {p:.2g}"
+    return f"{verdict(gap.mean, p, gap.within(margin))}, p {p:.2g}"
 
 
 def regret_table(rows: list[dict], groups: dict, choice: str, pool_families: list[str], drop: float) -> list[str]:
@@ -167,10 +140,7 @@ def regret_table(rows: list[dict], groups: dict, choice: str, pool_families: lis
 
 def examples_table(run: Path, first: str, second: str) -> list[str]:
     """Return the Markdown table of two models' answers to the same wrongly labelled training examples of one run."""
-    tables = [read_noisy(run, name) for name in (first, second)]
-    if any((tables[0][key] != tables[1][key]).any() for key in ("index", "given", "true")):
-        raise SystemExit(f"{first} and {second} were not measured on the same wrong labels")
-    knew = tables[0]["is_known"] | tables[1]["is_known"]
+    tables = [read_examples(run, name) for name in (first, second)]
     lines = [
         f"`{first}` less `{second}` in {run.name}, paired over examples; Newcombe's 95 % interval, exact McNemar p:",
         "",
@@ -179,28 +149,27 @@ def examples_table(run: Path, first: str, second: str) -> list[str]:
         f"| wrong labels | metric | {first} | {second} | Δ | only {first} / only {second} | p |",
         "|---" * 7 + "|",
     ]
-    for population, part in (("all", knew | True), ("known to no edit", ~knew)):
-        for metric, label in (("ground truth", "true"), ("memorized", "given")):
-            hits = [(table["prediction"] == table[label])[part] for table in tables]
-            found = paired_proportions(*hits)
-            shares = " | ".join(f"{hit.mean():.3f}" if len(hit) else "-" for hit in hits)
+    for population, part in (("all", ""), ("known to no edit", "unseen_")):
+        for metric in ("ground_truth", "memorized"):
+            try:
+                n, *shares, found = paired_examples(*tables, f"{metric}_{part}accuracy")
+            except ValueError as error:
+                raise SystemExit(f"{first} and {second}: {error}") from error
+            told = " | ".join("-" if math.isnan(share) else f"{share:.3f}" for share in shares)
             lines.append(
-                f"| {population} (n={part.sum()}) | {metric} | {shares} | {found.difference:+.3f} "
+                f"| {population} (n={n}) | {metric.replace('_', ' ')} | {told} | {found.difference:+.3f} "
                 f"[{found.low:+.3f}, {found.high:+.3f}] | {found.only_first} / {found.only_second} | {found.p:.2g} |"
             )
     return lines
 
 
-def read_noisy(run: Path, name: str) -> dict:
-    """Return the columns of a measured model's table of examples, of wrongly labelled training examples by index."""
+def read_examples(run: Path, name: str) -> ExampleTable:
+    """Return what a measured model said of every example."""
     folder, name = (run.with_name(f"{run.name}-{name}"), "base") if name in ("clean", "retrain") else (run, name)
     path = folder / "evals" / name / "examples.npz"
     if not path.is_file():
         raise SystemExit(f"{path} is not there; give a run folder and the id of a model that was evaluated")
-    table = ExampleTable.load(path)
-    noisy = ((table.split == TRAIN) & table.is_noisy).nonzero()[0]
-    noisy = noisy[table.index[noisy].argsort()]
-    return {key: getattr(table, key)[noisy] for key in ("index", "given", "true", "prediction", "is_known")}
+    return ExampleTable.load(path)
 
 
 def main() -> None:
@@ -221,8 +190,10 @@ def main() -> None:
         print("\n".join(examples_table(Path(run).resolve(), first, second)))
     if not options.results:
         return
-    rows = read(options.results)
+    rows = read_results(options.results)
     groups = by_family(rows)
+    if missing := [name for name in options.against.split(",") if name not in groups]:
+        parser.error(f"--against: no family is called {missing[0]!r}; there are: {', '.join(groups)}")
     base = [row["validation_accuracy"] for row in rows if row["id"] == "base"]
     print("\n".join(matched_table(groups, options.against.split(","), options.at, options.margin)))
     print(f"\nValidation of the unedited models: {cell(base)}\n")

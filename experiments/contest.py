@@ -15,12 +15,13 @@ import argparse
 import math
 from pathlib import Path
 
-from compare_frontiers import cell, differences, read
+from compare_frontiers import cell, differences
 
-from vitmem.evaluation.frontier import at_memorized
+from vitmem.evaluation.frontier import at_memorized, unreached
+from vitmem.evaluation.tables import usable
 from vitmem.experiment.tuning import read_trials
 from vitmem.figures import strength
-from vitmem.figures.tables import seed_folders
+from vitmem.figures.tables import read_results, seed_folders
 
 POINTS = ("0.4", "0.3", "0.2", "0.1", "best")
 METRICS = {
@@ -30,7 +31,6 @@ METRICS = {
     "validation_held_out_accuracy": "validation",
 }
 COMPARED = ("ground_truth_unseen_accuracy", "validation_held_out_accuracy")
-NEAR = 0.05
 MISSING = dict.fromkeys(METRICS, math.nan)
 
 
@@ -46,12 +46,9 @@ def at_point(rows: list[dict], point: str) -> dict[str, dict[int, dict[str, floa
     for row in rows:
         if row["point"] != label:
             continue
-        usable = row["status"] in ("", "ok")
-        reached = point == "best" or abs(row["tuned_memorized"] - float(point)) <= NEAR
-        kept = point != "best" or row["kept_validation"] in (True, "True", 1.0)
         values = {metric: row[metric] for metric in METRICS}
         method = row["id"].removesuffix(f"-{label}")
-        found.setdefault(method, {})[int(row["seed"])] = values if usable and reached and kept else MISSING
+        found.setdefault(method, {})[int(row["seed"])] = values if usable(row) and not unreached(row) else MISSING
     return found
 
 
@@ -138,7 +135,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="write STEM.png, .pdf and .csv: accuracies against strength")
     parser.add_argument("--drawn", default="scale,rewind", help="methods of the figure")
     options = parser.parse_args()
-    rows = read(options.results)
+    rows = read_results(options.results)
     only = [name for name in options.only.split(",") if name]
     if only:
         rows = [row for row in rows if not row["point"] or row["id"].rpartition("-")[0] in only]

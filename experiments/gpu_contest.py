@@ -20,6 +20,7 @@ import yaml
 
 from vitmem.cli import main as vitmem
 from vitmem.experiment.bisection import FEWEST
+from vitmem.figures.tables import read_results
 from vitmem.runs.config import RunConfig
 from vitmem.runs.start import make_data, timm_arguments
 from vitmem.runs.trained import TrainedRun
@@ -89,7 +90,7 @@ def main() -> int:
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     if code := vitmem(["run", str(file), "--out", str(options.out)]):
         return code
-    rows = contest.read(folder / "results.csv")
+    rows = read_results(folder / "results.csv")
     text = [line for point in contest.POINTS for line in contest.table(rows, point, ["scale", "rewind"], 0.02)]
     (folder / "contest.md").write_text("\n".join(text))
     seconds = json.loads((folder / "seed0" / "provenance.json").read_text())["train_seconds"]

@@ -12,6 +12,7 @@ VERBS = [
     "edit --help",
     "edit kfac --help",
     "eval --help",
+    "compare --help",
     "export --help",
     "clean --help",
     "run --help",

@@ -65,7 +65,9 @@ def test_a_part_of_the_list(cli, what, there, not_there):
     assert not_there not in names
 
 
-@pytest.mark.parametrize("verb", ["train", "edit", "edit kfac", "eval", "export", "clean", "adopt", "run", "list"])
+@pytest.mark.parametrize(
+    "verb", ["train", "edit", "edit kfac", "eval", "compare", "export", "clean", "adopt", "run", "list"]
+)
 def test_help_has_two_examples_and_choices_as_they_are_typed(cli, verb, capsys):
     from vitmem.cli import main
 

@@ -14,13 +14,13 @@ from predicted import COLUMNS
 from recovered import curve, result
 
 from vitmem.evaluation.comparison import compare, comparison_table
-from vitmem.evaluation.frontier import holm, paired_difference, t_interval
 from vitmem.evaluation.logistic import fit_logistic
 from vitmem.evaluation.metrics import ACCURACIES, at_chance, compute
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
 from vitmem.evaluation.proportions import mcnemar, paired_proportions
 from vitmem.evaluation.recovery import with_recovery
 from vitmem.evaluation.scorecard import scorecards
+from vitmem.evaluation.statistics import holm, paired_difference, t_interval
 from vitmem.evaluation.tables import add_recovered, result_row, terminal_table
 from vitmem.models.build import with_weights
 

@@ -9,10 +9,11 @@ from properties import few
 from recovered import curve, result
 
 from vitmem.evaluation.durability import ATTACKS, Durability, Estimate, brought_back, memory_left, verdict
-from vitmem.evaluation.frontier import at_memorized, best_ground_truth, holm
+from vitmem.evaluation.frontier import at_memorized, best_ground_truth
 from vitmem.evaluation.metrics import wilson
 from vitmem.evaluation.proportions import square_and_add
 from vitmem.evaluation.recovery import area, recovery, steps_to_half, with_recovery
+from vitmem.evaluation.statistics import holm
 
 SHARES = st.floats(0, 1)
 SEEDS = st.lists(SHARES, min_size=1, max_size=4)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitmem.evaluation.frontier import detectable_difference
 from vitmem.evaluation.predict import ExampleTable
+from vitmem.evaluation.statistics import detectable_difference
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "compare_frontiers.py"
 

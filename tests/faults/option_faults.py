@@ -147,9 +147,34 @@ def of_verbs() -> Iterator[Case]:
                 yield Case(key, value, command, (key,), lambda folder, text=text + edits: write(folder, text))
 
 
+# Of `compare`, which reads no file of options.
+COMPARED = {
+    "between": ("3", "[null]", "nothing*"),
+    "against": ("nothing", "[3]"),
+    "by": ("nothing", "[null]", "seed,seed"),
+    "metrics": ("nothing", "id"),
+    "margin": ("0", "-0.1", "null", ".nan", "x"),
+    "format": ("html", "[csv]"),
+    "seeds": ("1", "x", "3;5", "[null]"),
+    "seed": ("-1", "1.5", "null"),
+    "difference": ("0", ".inf", "x"),
+    "out": ("runs", f"{RUN}/evals/results.csv", "nowhere/a.csv"),
+}
+
+
+def of_comparisons() -> Iterator[Case]:
+    """Yield the cases of the options of `compare`."""
+    for option, values in COMPARED.items():
+        for value in values:
+            what = ("--against=base",) if option == "between" else ("--all",)
+            yield Case(f"--{option}", value, ("compare", RUN, *what, f"--{option}={value}"))
+    for path in ("nowhere", "a.yaml", f"{RUN}/noise.csv", "/dev/null"):
+        yield Case("path", path, ("compare", path, "--all"), (path,), lambda folder: write(folder, "a: 1\n"))
+
+
 def write(folder, text):
     """Write a file of options."""
     (folder / "a.yaml").write_text(text)
 
 
-OPTION_CASES = [*of_sections(), *of_edits(), *of_attacks(), *of_verbs()]
+OPTION_CASES = [*of_sections(), *of_edits(), *of_attacks(), *of_verbs(), *of_comparisons()]

@@ -17,4 +17,13 @@ def test_one_line_no_traceback_nothing_lost(case, scene):
 
 def test_the_catalogue_is_long_and_has_every_verb():
     assert len(CATALOGUE) >= 400
-    assert {case.command[0] for case in CATALOGUE} >= {"train", "edit", "eval", "export", "clean", "run", "list"}
+    assert {case.command[0] for case in CATALOGUE} >= {
+        "train",
+        "edit",
+        "eval",
+        "compare",
+        "export",
+        "clean",
+        "run",
+        "list",
+    }

@@ -17,6 +17,7 @@ USAGE = """usage: vitmem VERB ...
   eval RUN ...             measure trained models and their edits, attack them (--attacks), and print the tables
   analyse RUN [NAME ...]   ask what models hold, and where: bands, ownership, detection of wrong labels, places
   check FOLDER ...         say what is wrong in run and experiment folders: changed, damaged, stale, left over
+  compare PATH ...         models and edits against each other: intervals, tests, verdicts, power (--between A,B, --all)
   export RUN ID FOLDER     write a model, base or edited, as a folder that timm and Hugging Face Transformers open
   clean FOLDER ...         free disk: checkpoints of finished trainings, curvature, weights of edits; results stay
   run EXPERIMENT.yaml      all stages of an experiment file, over its seeds
@@ -36,6 +37,7 @@ VERBS = {
     "eval": "evaluate",
     "analyse": "analyse",
     "check": "check",
+    "compare": "compare",
     "export": "export",
     "clean": "clean",
     "run": "run",

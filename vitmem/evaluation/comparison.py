@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from vitmem.evaluation.frontier import paired_difference
+from vitmem.evaluation.statistics import paired_difference
 from vitmem.evaluation.tables import COST, usable
 
 TITLES = {
@@ -22,19 +22,19 @@ MEASURED = {
     "clean_train_accuracy": "clean train",
     "validation_held_out_accuracy": "validation held out",
 }
-AGAINST = "kfac"  # the published method, to which the others are compared seed by seed
+AGAINST = "kfac"  # the published method, to which the others are compared seed by seed if nothing else is said
 ENDS = ("_low", "_high")
 DIFFERENCES = ("ground_truth_unseen_accuracy", "validation_held_out_accuracy")
 IDENTITY = ("method", "point", "track", "trials", "seeds", "usable_seeds", "lost_validation", "status")
 
 
-def compare(rows: Sequence[dict]) -> list[dict]:
+def compare(rows: Sequence[dict], against: str = AGAINST) -> list[dict]:
     """Return one row for each method and operating point.
 
     Means are over the seeds whose edit neither diverged nor left a model at chance; ``usable_seeds`` counts them.
-    A method that was not tuned has the point ``default``, and no trials. ``<metric>_minus_kfac`` is the mean of the
-    differences to ``AGAINST`` at the same point (of what was not tuned: at its best point), paired over seeds, with a
-    95 % t interval; ``<metric>_above_kfac`` tells in how many of these seeds it is positive, as in ``2/3``.
+    A method that was not tuned has the point ``default``, and no trials. ``<metric>_minus_<against>`` is the mean of
+    the differences to that method at the same point (of what was not tuned: at its best point), paired over seeds, with
+    a 95 % t interval; ``<metric>_above_<against>`` tells in how many of these seeds it is positive, as in ``2/3``.
     """
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
@@ -51,7 +51,7 @@ def compare(rows: Sequence[dict]) -> list[dict]:
             values = _known(row.get(name) for row in good)
             line[name] = statistics.fmean(values) if values else math.nan
             line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else math.nan
-        rival = groups.get((AGAINST, "best" if point == "default" else point), []) if group[0]["edit"] else []
+        rival = groups.get((against, "best" if point == "default" else point), []) if group[0]["edit"] else []
         for name in DIFFERENCES:
             found_by_seed = [
                 {row["seed"]: row[name] for row in part if usable(row) and row.get(name) is not None}
@@ -59,10 +59,10 @@ def compare(rows: Sequence[dict]) -> list[dict]:
             ]
             gap = paired_difference(*found_by_seed)
             ends = zip(("", *ENDS), (gap.mean, gap.low, gap.high), strict=True)
-            line |= {f"{name}_minus_{AGAINST}{end}": value for end, value in ends}
+            line |= {f"{name}_minus_{against}{end}": value for end, value in ends}
             own, its = found_by_seed
             both = own.keys() & its.keys()
-            line[f"{name}_above_{AGAINST}"] = f"{sum(own[s] > its[s] for s in both)}/{len(both)}" if both else ""
+            line[f"{name}_above_{against}"] = f"{sum(own[s] > its[s] for s in both)}/{len(both)}" if both else ""
         for name in COST:
             values = _known(row.get(name) for row in group)
             line[name] = statistics.fmean(values) if values else math.nan

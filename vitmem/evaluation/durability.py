@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vitmem.evaluation.frontier import t_interval
 from vitmem.evaluation.proportions import square_and_add
 from vitmem.evaluation.recovery import BASE, KINDS, MEMORY, RETRAIN, UNSEEN_MEMORY, Value, number
+from vitmem.evaluation.statistics import t_interval
 
 ATTACKS = ("relearn", "quantize", "views", "compress")
 VALIDATION = "validation_accuracy"

@@ -1,12 +1,12 @@
-"""Comparing edits that trade memory against utility: operating points on frontiers, and paired differences."""
+"""Comparing edits that trade memory against utility: operating points on frontiers."""
 
 import itertools
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from vitmem.evaluation.tables import usable
+
+NEAR = 0.05  # a method whose trials came no nearer to a memorised accuracy has not reached it
 
 
 def at_memorized(rows: Sequence[Mapping], target: float, metrics: Sequence[str]) -> dict[str, float]:
@@ -36,87 +36,18 @@ def best_ground_truth(rows: Sequence[Mapping], base: Mapping, drop: float) -> Ma
     return max(within, key=lambda row: row["ground_truth_accuracy"], default=None)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Mean over seeds, usually of paired differences, with a 95 % t interval.
+def unreached(row: Mapping) -> str:
+    """Return in words why a row is not at the operating point that it was tuned for; nothing where it is.
 
     Args:
-        mean: over the pairs.
-        low: lower end; NaN for fewer than two pairs.
-        high: upper end.
-        n: number of pairs.
-        p: of the two-sided t test that the mean is 0; NaN for fewer than two pairs.
-        sd: sample standard deviation; NaN for fewer than two pairs.
+        row: of results, with ``point`` (empty: it was not tuned), ``tuned_memorized`` and ``kept_validation``; a table
+            without these columns does not say.
     """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    p: float = math.nan
-    sd: float = math.nan
-
-
-def t_interval(values: Sequence[float]) -> Difference:
-    """Return the mean of values by seed with its interval; NaN counts as unknown."""
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
-        return Difference(math.nan, math.nan, math.nan, 0)
-    mean, n = statistics.fmean(known), len(known)
-    if n == 1:
-        return Difference(mean, math.nan, math.nan, 1)
-    from scipy import stats
-
-    sd = statistics.stdev(known)
-    error = sd / math.sqrt(n)
-    half = float(stats.t.ppf(0.975, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-    return Difference(mean, mean - half, mean + half, n, p, sd)
-
-
-def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
-    """Return first - second over the seeds for which both are known.
-
-    Args:
-        first: value by seed; NaN counts as unknown.
-        second: likewise.
-    """
-    return t_interval([first[s] - second[s] for s in sorted(first) if s in second])
-
-
-def detectable_difference(sd: float, n: int, power: float = 0.8, level: float = 0.05) -> float:
-    """Return the smallest true mean difference that a two-sided paired t test detects with a given probability.
-
-    Args:
-        sd: of the differences.
-        n: number of pairs; NaN for fewer than two.
-        power: the probability.
-        level: of the single test.
-    """
-    if n < 2 or math.isnan(sd):
-        return math.nan
-    from scipy import optimize, stats
-
-    critical = stats.t.ppf(1 - level / 2, n - 1)
-
-    def missing(shift: float) -> float:
-        wrong_sign = float(stats.nct.cdf(-critical, n - 1, shift))  # scipy has NaN for what is next to nothing
-        return float(stats.nct.sf(critical, n - 1, shift)) + (0.0 if math.isnan(wrong_sign) else wrong_sign) - power
-
-    most = 2.0
-    while missing(most) < 0:
-        most *= 2
-    return optimize.brentq(missing, 0.0, most) * sd / math.sqrt(n)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values adjusted for that many tests, by Holm's step-down procedure; NaN is no test, and stays.
-
-    Source: Holm 1979.
-    """
-    order = sorted((p, k) for k, p in enumerate(p_values) if not math.isnan(p))
-    adjusted, largest = list(p_values), 0.0
-    for rank, (p, k) in enumerate(order):
-        largest = max(largest, min(1.0, p * (len(order) - rank)))
-        adjusted[k] = largest
-    return adjusted
+    point = row.get("point") or ""
+    if point == "best" and row.get("kept_validation", True) not in (True, "True", 1.0):
+        return "no trial kept validation"
+    if point.startswith("at") and "tuned_memorized" in row:
+        tuned = row["tuned_memorized"]
+        if tuned is None or not abs(tuned - float(point[2:])) <= NEAR:
+            return f"its trials came no nearer to memorized {point[2:]} than {NEAR:g}"
+    return ""

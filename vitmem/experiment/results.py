@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vitmem.editing import edits
@@ -13,6 +13,7 @@ from vitmem.experiment.tuning import within_drop
 from vitmem.files import file_digest, read_json, write_atomically
 from vitmem.models.weights import read_description
 from vitmem.runs.attack import stored_attack
+from vitmem.runs.config import RunConfig
 from vitmem.runs.contents import MEASURED
 from vitmem.runs.evaluate import MEASUREMENT, evaluate, evaluation_folder, metrics_of, status_of, stored, stored_edit
 from vitmem.runs.folder import RunFolder, held
@@ -157,8 +158,13 @@ def _settings(run: TrainedRun) -> dict:
         "noise_seed": manifest.seed,
         "model": f"{timm.get('model_name') or timm['builder']} {sizes}".strip(),
         "epochs": None if run.is_adopted else config["train"]["epochs"],
-        "config": _flat({key: value for key, value in config.items() if key not in ("seed", "train_on", "trainer")}),
+        "config": told_configuration(run.config),
     }
+
+
+def told_configuration(config: RunConfig) -> dict:
+    """Return by dotted name what ``with_configurations`` compares: all options but seed, reference and machine."""
+    return _flat({key: value for key, value in config.to_dict().items() if key not in ("seed", "train_on", "trainer")})
 
 
 def _flat(config: Mapping, prefix: str = "") -> dict:
@@ -171,12 +177,18 @@ def _flat(config: Mapping, prefix: str = "") -> dict:
 _SAID = ("data.name", "noise.kind", "noise.rate", "noise.seed", "train.epochs")  # by columns that are always there
 
 
-def with_configurations(rows: list[dict]) -> list[dict]:
-    """Return rows with a column for each option of data, noise, model and training in which they differ."""
+def with_configurations(rows: list[dict], also: Collection[str] = ()) -> list[dict]:
+    """Return rows with a column for each option of data, noise, model and training in which they differ.
+
+    Args:
+        rows: each with ``config``, options by dotted name; what has none, or an empty one, differs from no other.
+        also: options that get a column even if no two rows differ.
+    """
     told = [row.pop("config", None) or {} for row in rows]
-    options = dict.fromkeys(option for config in told for option in config if option not in _SAID)
-    differ = [o for o in options if len({str(config.get(o)) for config in told}) > 1]
-    return [row | {option: config.get(option) for option in differ} for row, config in zip(rows, told, strict=True)]
+    known = [config for config in told if config]
+    options = dict.fromkeys(option for config in known for option in config if option not in _SAID)
+    differ = [o for o in options if o in also or len({str(config.get(o)) for config in known}) > 1]
+    return [row | {o: config.get(o) for o in differ if config} for row, config in zip(rows, told, strict=True)]
 
 
 def changed_options(content: Mapping) -> str:

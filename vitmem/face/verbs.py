@@ -1,7 +1,7 @@
 """Editing, measuring and attacking a subject, in memory: nothing is written, and no model is changed."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -181,7 +181,7 @@ def curvature_of(
 
 
 def results(path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of an experiment's or a run's table of results, numbers as numbers and empty cells as None.
+    """Return the rows of an experiment's or a run's table of results, numbers as numbers, unknown ones as NaN.
 
     Args:
         path: ``results.csv``, or the folder that holds it.
@@ -192,31 +192,64 @@ def results(path: str | Path) -> list[dict[str, Any]]:
     Example:
         >>> [row["memorized_accuracy"] for row in vitmem.results("runs/digits") if row["id"] == "base"]
     """
+    from vitmem.experiment.comparing import table_of
     from vitmem.figures.tables import read_results
 
-    path = Path(path)
-    found = [path / "results.csv", path / "evals" / "results.csv"] if path.is_dir() else [path]
-    there = next((file for file in found if file.is_file()), None)
-    if there is None:
-        raise ValueError(f"there is no table {found[0]}; `vitmem run` and `vitmem eval` write one")
-    found_rows: list[dict[str, Any]] = read_results(there)
-    return found_rows
+    found: list[dict[str, Any]] = read_results(table_of(Path(path)))
+    return found
 
 
-def compare(rows: list[dict[str, Any]] | str | Path) -> list[dict[str, Any]]:
-    """Compare the edits of an experiment, seed by seed, with the published method.
+def compare(
+    rows: list[dict[str, Any]] | str | Path,
+    between: Sequence[str] | None = None,
+    *,
+    against: str | Sequence[str] | None = None,
+    by: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    margin: float = 0.02,
+) -> list[dict[str, Any]]:
+    """Compare the models and edits of an experiment, paired over seeds.
 
     Args:
         rows: what ``results`` returns, or where the table lies.
+        between: ids, patterns of ids, families or methods, as ``vitmem compare --between``; ``["*"]`` for all. Without
+            it, methods are summed up at the operating points that they were tuned for.
+        against: baselines that they are compared with; without ``between`` one method, by default ``kfac``.
+        by: with ``between``: columns at whose values they are compared.
+        metrics: with ``between``: columns; by default ground truth and validation.
+        margin: with ``between``: largest difference that does not matter.
 
     Returns:
-        One row for each method and operating point: means over seeds, and paired differences to ``kfac`` with a 95 % t
-        interval.
+        With ``between`` the rows that ``vitmem compare --format csv`` writes: ``table`` is ``measured``, ``compared``,
+        ``interactions`` or ``compared over examples``. Without it one row for each method and operating point: means
+        over seeds, and paired differences to ``against`` with a 95 % t interval.
+
+    Raises:
+        ValueError: a name, factor or metric is not in the table.
 
     Example:
-        >>> vitmem.compare("runs/digits_contest")
+        >>> vitmem.compare("runs/digits", ["kfac-*"], against="base", margin=0.01)
+        >>> vitmem.compare("runs/digits_contest", against="rewind")
     """
-    return compare_rows(rows if isinstance(rows, list) else results(rows))
+    baselines = (against,) if isinstance(against, str) else tuple(against or ())
+    if between is None:
+        if by or metrics or len(baselines) > 1:
+            raise ValueError("by, metrics and several baselines need between, the names of what is compared")
+        lines = compare_rows(rows if isinstance(rows, list) else results(rows), *baselines)
+        if missing := set(baselines) - {line["method"] for line in lines}:
+            raise ValueError(f"against: no method is called {missing.pop()!r}; there are: {_methods(lines)}")
+        return lines
+    from vitmem.evaluation.arms import Question
+    from vitmem.evaluation.formats import rows_of
+    from vitmem.experiment import comparing
+
+    question = Question(tuple(between), baselines, tuple(by), tuple(metrics), margin)
+    found = comparing.of_rows(rows) if isinstance(rows, list) else comparing.read([Path(rows)])
+    return rows_of(comparing.compared(found, question).tables())
+
+
+def _methods(lines: list[dict[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(line["method"] for line in lines))
 
 
 def _subject(given: Subject | nn.Module, train: Images | None, validation: Images | None) -> Subject:

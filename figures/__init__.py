@@ -1,11 +1,12 @@
 """Figures of a finished experiment, drawn from its result tables and never from a model.
 
 One module holds one kind of figure; its ``draw`` writes NAME.pdf, NAME.png and NAME.csv (the numbers plotted) for each
-figure and returns the paths of the PNGs. The same input gives the same bytes.
+figure, or other formats where ``style.written_as`` says so, and returns the paths of the PNGs. The same input gives the
+same bytes.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from vitmem.registry import Registry, registered
 
 __all__ = ["draw_all", "figures"]
+
+SHEET = "sheet"  # of images before and after an edit: needs the data, so no table is enough
 
 Draw = Callable[[Path, Path], list[Path]]  # experiment folder, folder of figures -> PNGs
 
@@ -63,13 +66,14 @@ def figures() -> Registry[Draw]:
     return registered("vitmem.figures", _BUILTIN)
 
 
-def draw_all(experiment_folder: Path, sheet: dict | None = None) -> list[Path]:
+def draw_all(experiment_folder: Path, sheet: dict | None = None, only: Collection[str] = ()) -> list[Path]:
     """Draw what the tables of an experiment allow, into its ``figures`` folder.
 
     Args:
         experiment_folder: holds ``results.csv`` and ``seed<k>`` folders; a figure whose inputs are absent is skipped,
             and one of a plug-in that fails is told and skipped.
         sheet: arguments of ``figures.sheet.draw`` besides ``out``; None draws no sheet.
+        only: names of the figures to draw; all by default.
 
     Returns:
         The PNGs written.
@@ -77,11 +81,13 @@ def draw_all(experiment_folder: Path, sheet: dict | None = None) -> list[Path]:
     experiment_folder = Path(experiment_folder)
     out, registry, paths = experiment_folder / "figures", figures(), []
     for name, draw in registry.items():
+        if only and name not in only:
+            continue
         if name in registry.origins:
             paths += _drawn_by_another(name, registry.origins[name], draw, experiment_folder, out)
         else:
             paths += draw(experiment_folder, out)
-    if sheet is not None:
+    if sheet is not None and (not only or SHEET in only):
         paths += import_module("vitmem.figures.sheet").draw(out, **sheet)
     return paths
 

@@ -1,20 +1,18 @@
 """Memory and validation accuracy against the bit width of the weights."""
 
-import math
-import statistics
 from pathlib import Path
 
-from vitmem.figures import style
-from vitmem.figures.tables import read_attacks
+from matplotlib.lines import Line2D
+
+from vitmem.figures import multiples, style
+from vitmem.figures.palette import REFERENCES, Palette
+from vitmem.figures.tables import Mean, mean_of, read_attacks
 
 HEADER = ["id", "bits", "metric", "mean", "sd", "seeds"]
-PANELS = {
-    "memorized_accuracy": "memorized accuracy (fraction)",
-    "validation_accuracy": "validation accuracy (fraction)",
-}
-COLORS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, "#E69F00", "#56B4E9", style.GREY, "#882255")
-REFERENCES = {"base": ("black", "*"), "retrain": ("black", "H"), "clean": ("black", "P")}
-MARKERS = ("o", "s", "^", "D", "v", "X", "<", ">")
+PANELS = {"memorized_accuracy": "memorized", "validation_accuracy": "validation"}
+LOOKS = {"memorized_accuracy": ("s", "--"), "validation_accuracy": ("o", "-")}  # where both share a panel
+
+Curves = dict[tuple[str, str], list[Mean]]  # by id and metric, over the bit widths
 
 
 @style.look()
@@ -35,32 +33,67 @@ def draw(attacks_csv: Path, out: Path) -> list[Path]:
     widths = sorted({row["bits"] for row in rows})
     if len(widths) < 2:
         return []
-    ids = list(dict.fromkeys(row["id"] for row in rows))
-    figure = style.new_figure(style.WIDE, 2.7 + 0.14 * math.ceil(len(ids) / 4))
-    panels = dict(zip(PANELS, figure.subplots(1, len(PANELS)), strict=True))
+    palette = Palette.beside(attacks_csv)
+    ids = palette.ordered(row["id"] for row in rows)
+    by_place: dict[tuple, list[float]] = {}
+    for row in rows:
+        by_place.setdefault((row["id"], row["metric"], row["bits"]), []).append(row["value"])
+    curves = {
+        (name, metric): [mean_of(by_place.get((name, metric, width), ())) for width in widths]
+        for name in ids
+        for metric in PANELS
+    }
+    seeds = max(mean.seeds for means in curves.values() for mean in means)
+    note = f"bits per weight, head {shown}; " + (f"bars: ± sd over {seeds} seeds" if seeds > 1 else "1 seed")
     edits = [name for name in ids if name not in REFERENCES]
-    table = []
-    for name in ids:
-        color, marker = REFERENCES.get(name) or _look(edits.index(name))
-        for metric, axes in panels.items():
-            own = [row for row in rows if (row["id"], row["metric"]) == (name, metric)]
-            points = [(bits, *_mean([row["value"] for row in own if row["bits"] == bits])) for bits in widths]
-            line = {"color": color, "marker": marker, "linestyle": ":" if name in REFERENCES else "-", "linewidth": 1.0}
-            axes.plot(range(len(widths)), [point[1] for point in points], label=name, **line)
-            table += [(name, bits, metric, *rest) for bits, *rest in points]
-    for metric, axes in panels.items():
-        axes.set(xlabel=f"bits per weight (head {shown})", ylabel=PANELS[metric], ylim=(-0.03, 1.03))
-        axes.set_xticks(range(len(widths)), [f"{bits:g}" for bits in widths])
-    handles, labels = panels["validation_accuracy"].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=2.6)
+    figure = (_draw_apart if len(edits) > multiples.MOST else _draw_together)(palette, ids, widths, curves, note)
+    table = [
+        (name, width, metric, *mean)
+        for (name, metric), means in curves.items()
+        for width, mean in zip(widths, means, strict=True)
+    ]
     return [style.save(figure, out, "bits", HEADER, table)]
 
 
-def _look(number: int) -> tuple[str, str]:
-    return COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+def _draw_together(palette: Palette, ids: list[str], widths: list[float], curves: Curves, note: str):
+    figure, found = style.panels(len(PANELS), 2.4, 0.5)
+    for (metric, label), axes in zip(PANELS.items(), found, strict=True):
+        for name in ids:
+            _draw_curve(axes, curves[name, metric], palette.look(name))
+        axes.set(xlabel="bits per weight", ylabel=f"{label} (fraction)")
+        _frame(axes, widths)
+    style.legend(figure, [Line2D([], [], **palette.look(name)) for name in ids], [*map(palette.words, ids)], note)
+    return figure
 
 
-def _mean(values: list[float]) -> tuple[float, float, int]:
-    known = [value for value in values if not math.isnan(value)]
-    mean = statistics.fmean(known) if known else math.nan
-    return mean, statistics.stdev(known) if len(known) > 1 else math.nan, len(known)
+def _draw_apart(palette: Palette, ids: list[str], widths: list[float], curves: Curves, note: str):
+    shown = [name for name in ids if name != "base"]
+    figure, found = multiples.grid(len(shown), 0.7)
+    for axes, name in zip(found, shown, strict=True):
+        color = palette.look(name)["color"]
+        for metric, (marker, dash) in LOOKS.items():
+            if name != "base" and ("base", metric) in curves:
+                look = {"color": style.GREY, "marker": "", "linestyle": dash}
+                _draw_curve(axes, curves["base", metric], look, 0.6)
+            _draw_curve(axes, curves[name, metric], {"color": color, "marker": marker, "linestyle": dash})
+        multiples.name(axes, palette.words(name), color)
+        _frame(axes, widths)
+    multiples.axis_names(figure, "bits per weight", "accuracy (fraction)")
+    handles = [Line2D([], [], color="black", marker=marker, linestyle=dash) for marker, dash in LOOKS.values()]
+    labels = list(PANELS.values())
+    if "base" in ids:
+        handles.append(Line2D([], [], color=style.GREY, linewidth=style.points(0.6)))
+        labels.append(f"grey: {palette.words('base')}")
+    style.legend(figure, handles, labels, note, "upper")
+    return figure
+
+
+def _draw_curve(axes, means: list[Mean], look: dict, width: float = 1.0) -> None:
+    bars = {"yerr": [mean.sd for mean in means], "elinewidth": style.points(0.5), "linewidth": style.points(width)}
+    size = {"markersize": style.points(3 if look["linestyle"] != ":" else 4)}
+    axes.errorbar(range(len(means)), [mean.mean for mean in means], **look, **bars, **size)
+
+
+def _frame(axes, widths: list[float]) -> None:
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xticks(range(len(widths)), [f"{width:g}" for width in widths])

@@ -37,13 +37,15 @@ def draw(experiment_folder: Path, out: Path) -> list[Path]:
     """
     files = spectra_files(experiment_folder)
     paths = []
-    for path in files:
+    for number, path in enumerate(files, 1):
         suffix = "" if len(files) == 1 else f"_{path.name[:8]}"
-        layers = read_spectra(path)
-        paths.append(_draw_decay(layers, out, f"spectra{suffix}"))
+        layers, seed = read_spectra(path), path.parts[-3].removeprefix("seed")
+        which = "" if len(files) == 1 else f"; curvature {path.name[:8]}, {number} of {len(files)}"
+        title = f"seed {seed}{which}"
+        paths.append(_draw_decay(layers, title, out, f"spectra{suffix}"))
         curves = {layer: concentration(pair["G"], pair["A"]) for layer, pair in layers.items() if len(pair) == 2}
         if any(curves.values()):
-            paths.append(_draw_mass(curves, out, f"mass{suffix}"))
+            paths.append(_draw_mass(curves, title, out, f"mass{suffix}"))
     return paths
 
 
@@ -83,35 +85,34 @@ def concentration(lambda_O: np.ndarray, mu_I: np.ndarray) -> list[tuple[float, i
     return [(float(tau), kept, masses.pairs, kept / masses.pairs, mass) for tau, kept, mass in points]
 
 
-def _draw_decay(layers: dict[str, dict[str, np.ndarray]], out: Path, name: str) -> Path:
+def _draw_decay(layers: dict[str, dict[str, np.ndarray]], title: str, out: Path, name: str) -> Path:
     curves = {(layer, factor): decay(values) for layer, pair in layers.items() for factor, values in pair.items()}
     colors = _block_colors([place(layer)[0] for layer, _ in curves])
-    figure = style.new_figure(style.WIDE, 2.9)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, (factor, title) in zip(panels, FACTORS.items(), strict=True):
+    figure, panels = style.panels(len(FACTORS), 2.6, 0.4, sharey=True)
+    for axes, (factor, words) in zip(panels, FACTORS.items(), strict=True):
         for (layer, of), points in curves.items():
             if of == factor:
                 _draw_curve(axes, colors, layer, points)
-        axes.set(xscale="log", yscale="log", xlabel=f"rank of the eigenvalue of {title}")
-    panels[0].set_ylabel("eigenvalue / largest eigenvalue")
+        axes.set(xscale="log", yscale="log", xlabel=f"rank of the eigenvalue of {words}")
+    figure.supylabel("eigenvalue / largest eigenvalue", fontsize=style.points(8))
     smallest = min((q for points in curves.values() for _, _, q in points if q > FLOOR), default=FLOOR)
     panels[0].set_ylim(smallest / 2, 2)
-    _explain(figure, panels, colors, {place(layer)[1] for layer, _ in curves})
+    _explain(figure, title, panels, colors, {place(layer)[1] for layer, _ in curves})
     rows = [(layer, *place(layer), factor, *point) for (layer, factor), points in curves.items() for point in points]
     return style.save(figure, out, name, HEADER, rows)
 
 
-def _draw_mass(curves: dict[str, list[tuple]], out: Path, name: str) -> Path:
+def _draw_mass(curves: dict[str, list[tuple]], title: str, out: Path, name: str) -> Path:
     colors = _block_colors([place(layer)[0] for layer in curves])
     figure = style.new_figure(style.COLUMN[0] + 0.6, 2.9)
     axes = figure.subplots()
     for layer, points in curves.items():
         block, kind = place(layer)
         share, mass = [point[3] for point in points], [point[4] for point in points]
-        axes.plot(share, mass, color=colors[block], linestyle=LINES[kind], linewidth=0.9)
+        axes.plot(share, mass, color=colors[block], linestyle=LINES[kind], linewidth=style.points(0.9))
     axes.set(xscale="log", ylim=(-0.03, 1.03))
     axes.set(xlabel="eigen-pairs kept, by falling mass (fraction)", ylabel="K-FAC mass kept (fraction)")
-    _explain(figure, [axes], colors, {place(layer)[1] for layer in curves})
+    _explain(figure, title, [axes], colors, {place(layer)[1] for layer in curves})
     rows = [(layer, *place(layer), *point) for layer, points in curves.items() for point in points]
     return style.save(figure, out, name, MASS_HEADER, rows)
 
@@ -126,13 +127,13 @@ def _draw_curve(axes, colors: dict, layer: str, points: list[tuple]) -> None:
     rank, _, relative = zip(*points, strict=True)
     block, kind = place(layer)
     shown = np.where(np.array(relative) > 0, relative, np.nan)  # zero has no place on a log axis
-    axes.plot(rank, shown, color=colors[block], linestyle=LINES[kind], linewidth=0.9)
+    axes.plot(rank, shown, color=colors[block], linestyle=LINES[kind], linewidth=style.points(0.9))
 
 
-def _explain(figure, panels, colors: dict, kinds: set[str]) -> None:
-    handles = [Line2D([], [], color="black", linestyle=LINES[kind], linewidth=0.9) for kind in LINES if kind in kinds]
+def _explain(figure, title: str, panels, colors: dict, kinds: set[str]) -> None:
+    handles = [Line2D([], [], color="black", linestyle=LINES[kind]) for kind in LINES if kind in kinds]
     labels = [kind for kind in LINES if kind in kinds]
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=3)
+    style.legend(figure, handles, labels, title, "upper")
     depth = len(colors) - 1
     if depth:
         scale = ScalarMappable(

@@ -36,8 +36,7 @@ def draw(experiment_folder: Path, out: Path) -> list[Path]:
     if not shown:
         return []
     colors = dict(zip(RHOS, colormaps["Blues"](np.linspace(1, 0.25, len(RHOS))), strict=True))
-    figure = style.new_figure(style.WIDE, 2.45)
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    figure, panels = style.panels(len(shown), 1.75, 0.7, least=1.6)
     rows = []
     for axes, layer in zip(panels, shown, strict=True):
         shape = tuple(len(spectra[layer][factor]) for factor in "GA")
@@ -49,11 +48,11 @@ def draw(experiment_folder: Path, out: Path) -> list[Path]:
             head = (layer, rho, tau, int(columns.sum()), masses[layer].pairs)
             rows += [(*head, i, int(columns[i - 1])) for i in log_ranks(len(columns), CORNERS).tolist()]
         _frame(axes, layer, shape)
-    panels[0].set_ylabel("rank i of the eigenvalue\nof G (output gradients)")
-    figure.supxlabel("rank j of the eigenvalue of A (inputs)", fontsize=8)
-    title = "rho: share of the K-FAC mass that the region holds"
+    figure.supylabel("rank i of the eigenvalue\nof G (output gradients)", fontsize=style.points(8))
+    figure.supxlabel("rank j of the eigenvalue of A (inputs)", fontsize=style.points(8))
+    title = f"rho: share of the K-FAC mass that the region holds; seed {files[0].parts[-3].removeprefix('seed')}"
     handles = [Patch(color=color, label=f"{rho:g}") for rho, color in colors.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), title=title)
+    style.legend(figure, handles, [handle.get_label() for handle in handles], title, "upper")
     return [style.save(figure, out, "staircase", HEADER, rows)]
 
 
@@ -84,7 +83,7 @@ def _fill(axes, columns: np.ndarray, color) -> None:
 
 
 def _frame(axes, layer: str, shape: tuple[int, int]) -> None:
-    axes.set_title(layer, fontsize=7)
+    axes.set_title(layer, fontsize=style.points(7))
     axes.spines[["top", "right"]].set_visible(True)  # the frame holds all pairs of the layer
     axes.set(xscale="log", yscale="log", xlim=(1, shape[1] + 1), ylim=(1, shape[0] + 1))
     for axis in (axes.xaxis, axes.yaxis):

@@ -1,16 +1,15 @@
 """Accuracies against the strength of edits, from the trials that matched strengths were found in."""
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vitmem.figures import style
+from matplotlib.lines import Line2D
+
+from vitmem.figures import palette, style, words
+from vitmem.figures.tables import mean_of
 
 HEADER = ["method", "kept", "metric", "mean", "sd", "seeds"]
 PANELS = {"memorized": "memorized (fraction)", "ground_truth": "ground truth (fraction)"}
-COLORS = ("black", style.BLUE, style.GREEN, style.VERMILLION, style.PURPLE, style.GREY, "#E69F00", "#56B4E9")
-MARKERS = "os^DvP*X"
 
 
 @style.look()
@@ -31,21 +30,22 @@ def draw(trials: Mapping[str, Sequence[Sequence[dict]]], out: Path, name: str) -
     Raises:
         ValueError: a method has no trials.
     """
-    figure = style.new_figure(style.WIDE, 3.0)
-    panels = dict(zip(PANELS, figure.subplots(1, len(PANELS)), strict=True))
-    rows = []
-    for number, (method, by_seed) in enumerate(trials.items()):
+    figure, panels = style.panels(len(PANELS), 2.5, 0.5)
+    looks, rows = palette.looks(list(trials)), []
+    for method, by_seed in trials.items():
         points = ladder(method, by_seed)
-        look = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)], "linewidth": 1.0}
-        for metric, axes in panels.items():
-            found = [(kept, *summary(tried, metric)) for kept, tried in points]
-            found = [point for point in found if not math.isnan(point[1])]
-            axes.plot([p[0] for p in found], [p[1] for p in found], label=method, **look)
-            rows += [(method, kept, metric, mean, sd, seeds) for kept, mean, sd, seeds in found]
-    for metric, axes in panels.items():
-        axes.set(xlabel="share kept c", ylabel=PANELS[metric], xlim=(0, 1), ylim=(-0.03, 1.03))
-    handles, labels = panels["memorized"].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        for axes, metric in zip(panels, PANELS, strict=True):
+            found = [(kept, mean_of(trial[metric] for trial in tried)) for kept, tried in points]
+            found = [(kept, of) for kept, of in found if of.seeds]
+            bars = {"yerr": [of.sd for _, of in found], "elinewidth": style.points(0.5), "linewidth": style.points(1)}
+            axes.errorbar([kept for kept, _ in found], [of.mean for _, of in found], **looks[method], **bars)
+            rows += [(method, kept, metric, *of) for kept, of in found]
+    for axes, label in zip(panels, PANELS.values(), strict=True):
+        axes.set(xlabel="share kept c", ylabel=label, xlim=(0, 1), ylim=(-0.03, 1.03))
+    seeds = max((row[-1] for row in rows), default=0)
+    handles = [Line2D([], [], **look) for look in looks.values()]
+    note = f"bars: ± sd over {seeds} seeds" if seeds > 1 else "1 seed"
+    style.legend(figure, handles, [words.literal(words.spaced(method)) for method in looks], note)
     return style.save(figure, out, name, HEADER, rows)
 
 
@@ -60,10 +60,3 @@ def ladder(method: str, by_seed: Sequence[Sequence[dict]]) -> list[tuple[float, 
         raise ValueError(f"there are no trials of {method}; the experiment needs tune and tuner: bisect")
     common = set.intersection(*map(set, tried))
     return [(kept, [trials[kept] for trials in tried]) for kept in sorted(common, reverse=True)]
-
-
-def summary(trials: Sequence[dict], metric: str) -> tuple[float, float, int]:
-    """Return mean, sd and number of what was measured; NaN for none, or no sd."""
-    values = [trial[metric] for trial in trials if trial[metric] is not None]
-    mean = statistics.fmean(values) if values else math.nan
-    return mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values)

@@ -3,12 +3,15 @@
 import csv
 import math
 import re
+import statistics
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from vitmem.figures.words import NUMBER, family, row_of
 
 TEXT = (  # columns of results.csv that are no numbers
     "experiment", "id", "edit", "option", "status", "track", "point", "plan", "data", "noise", "model", "options"
@@ -30,7 +33,6 @@ ATTACK_TEXT = (
     "metric",
     "reason",
 )
-NUMBER = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
 
 
 class Family(NamedTuple):
@@ -47,6 +49,27 @@ class Family(NamedTuple):
     option: str
     label: str
     rows: list[dict]
+
+
+class Mean(NamedTuple):
+    """Mean over seeds.
+
+    Attributes:
+        mean: NaN where no seed measured it.
+        sd: sample standard deviation; NaN below two seeds.
+        seeds: how many measured it.
+    """
+
+    mean: float
+    sd: float
+    seeds: int
+
+
+def mean_of(values: Iterable[float]) -> Mean:
+    """Return the mean of what was measured; NaN and None count as unknown."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    mean = statistics.fmean(known) if known else math.nan
+    return Mean(mean, statistics.stdev(known) if len(known) > 1 else math.nan, len(known))
 
 
 def read_csv(path: Path, text: Collection[str] = ()) -> list[dict]:
@@ -102,11 +125,11 @@ def families(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
 
 def swept(rows: list[dict]) -> list[Family]:
     """Return the families of edits that have at least two values of their option."""
-    groups = {key: family for key, family in families(rows).items() if len({row["value"] for row in family}) > 1}
+    groups = {key: own for key, own in families(rows).items() if len({row["value"] for row in own}) > 1}
     names = [name for name, _ in groups]
     return [
-        Family(name, option, name if names.count(name) == 1 else f"{name}_{option}", family)
-        for (name, option), family in groups.items()
+        Family(name, option, name if names.count(name) == 1 else f"{name}_{option}", own)
+        for (name, option), own in groups.items()
     ]
 
 
@@ -114,6 +137,21 @@ def seed_folders(experiment_folder: Path) -> dict[int, Path]:
     """Return the ``seed<digits>`` folders by seed, ascending; references such as ``seed0-clean`` are left out."""
     found = [(re.fullmatch(r"seed(\d+)", path.name), path) for path in Path(experiment_folder).glob("seed*")]
     return dict(sorted((int(match[1]), path) for match, path in found if match and path.is_dir()))
+
+
+def known_in(folder: Path) -> list[str]:
+    """Return the names of edits, and the ids of models and edits, in the tables of an experiment folder.
+
+    Raises:
+        ValueError: it has no table with ids.
+    """
+    tables = {"results.csv": "id", "attacks.csv": "id", "scorecard.csv": "id", "comparison.csv": "method"}
+    for name, column in tables.items():
+        if (folder / name).is_file():
+            rows = read_csv(folder / name, (*TEXT, column))
+            found = [row if "edit" in row else row_of(row[column]) for row in rows]
+            return list(dict.fromkeys([*(family(row) for row in found if row["edit"]), *(row["id"] for row in found)]))
+    raise ValueError(f"{folder} holds none of {', '.join(tables)}, so that there is nothing to give words to")
 
 
 def spectra_files(experiment_folder: Path) -> list[Path]:

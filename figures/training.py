@@ -6,14 +6,14 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from vitmem.figures import style
-from vitmem.figures.tables import read_csv, seed_folders
+from vitmem.figures.tables import mean_of, read_csv, seed_folders
 
-HEADER = ["metric", "epoch", "mean", "min", "max", "seeds"]
+HEADER = ["metric", "epoch", "mean", "sd", "min", "max", "seeds"]
 
 
 @style.look()
 def draw(experiment_folder: Path, out: Path) -> list[Path]:
-    """Draw the four accuracies against the number of epochs trained, as mean over seeds with a band from min to max.
+    """Draw the four accuracies against the number of epochs trained, as mean over seeds with a band of ± sd.
 
     Args:
         experiment_folder: holds ``seed<k>/metrics.csv``.
@@ -33,14 +33,14 @@ def draw(experiment_folder: Path, out: Path) -> list[Path]:
         _draw_curve(axes, style.ACCURACIES[metric], points)
     axes.set(xlabel="epochs trained", ylabel="accuracy (fraction)", ylim=(-0.03, 1.03))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
-    band = f"mean, min to max of {len(histories)} seeds" if len(histories) > 1 else None
-    figure.legend(loc="outside upper center", ncols=4, handlelength=1.3, columnspacing=1.0, title=band)
+    band = f"band: ± sd over {len(histories)} seeds" if len(histories) > 1 else ""
+    style.legend(figure, *axes.get_legend_handles_labels(), band, "upper")
     rows = [(metric, *point) for metric, points in curves.items() for point in points]
     return [style.save(figure, out, "training", HEADER, rows)]
 
 
 def curve(histories: list[list[dict]], metric: str) -> list[tuple]:
-    """Return epochs trained, mean, min, max and number of seeds, for each epoch at which any seed was evaluated.
+    """Return epochs trained, mean, sd, min, max and number of seeds, for each epoch at which any seed was evaluated.
 
     Args:
         histories: for each seed, the rows of its ``metrics.csv``, whose epochs count from 0.
@@ -50,14 +50,15 @@ def curve(histories: list[list[dict]], metric: str) -> list[tuple]:
     for row in (row for history in histories for row in history):
         if not np.isnan(row.get(metric, np.nan)):
             measured.setdefault(int(row["epoch"]) + 1, []).append(row[metric])
-    return [(epoch, float(np.mean(v)), min(v), max(v), len(v)) for epoch, v in sorted(measured.items())]
+    found = [(epoch, mean_of(values), values) for epoch, values in sorted(measured.items())]
+    return [(epoch, of.mean, of.sd, min(values), max(values), of.seeds) for epoch, of, values in found]
 
 
 def _draw_curve(axes, look: style.Look, points: list[tuple]) -> None:
     if not points:
         return
-    epoch, mean, low, high, seeds = zip(*points, strict=True)
+    epoch, mean, sd, _, _, seeds = map(np.array, zip(*points, strict=True))
     marker = look.marker if len(points) <= 30 else None  # more markers would hide the line
     axes.plot(epoch, mean, color=look.color, marker=marker, label=look.label)
     if max(seeds) > 1:
-        axes.fill_between(epoch, low, high, color=look.color, alpha=0.2, linewidth=0)
+        axes.fill_between(epoch, mean - sd, mean + sd, color=look.color, alpha=0.2, linewidth=0)

@@ -16,6 +16,8 @@ VERBS = [
     "export --help",
     "clean --help",
     "run --help",
+    "figures --help",
+    "table --help",
 ]
 
 

@@ -12,6 +12,9 @@ def test_an_experiment_end_to_end_and_again(cli, experiment, tmp_path):
     assert "2 seeds" in printed
     drawn = {path.name for path in (out / "small" / "figures").iterdir()}
     assert {"training.png", "training.pdf", "training.csv", "sweep_kfac.png"} <= drawn
+    flips = (out / "small" / "flips.csv").read_text().splitlines()
+    assert flips[0].split(",")[-6:] == rows  # what each model says about each wrong label
+    assert {line.split(",")[1] for line in flips[1:]} == {"0", "1"}
     stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     assert cli("run", experiment, f"--out={out}", "--seeds=0,1")[0] == 0
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == stamps

@@ -25,7 +25,10 @@ def test_the_comparison_groups_methods_by_track_and_keeps_what_failed(tmp_path):
     (path,) = comparison.draw(tmp_path / "comparison.csv", tmp_path / "figures")
     assert path.stat().st_size > 1000
     lines = read_csv(tmp_path / "comparison.csv", comparison.TEXT)
-    assert [comparison.named(lines, name) for name in ("base", "npo", "scrub")] == ["base", "npo", "scrub (0 of 1)"]
+    assert [comparison.named(lines, n, n) for n in ("base", "npo", "scrub")] == ["base", "npo", "scrub (0 of 1)"]
+    assert comparison.note(lines) == "bars: ± sd over 2 seeds, without those that failed"
+    others = [{"seeds": 1, "point": point} for point in ("best", "at0.2", "at0.05")]
+    assert comparison.note(others) == "1 seed; memorized nearest 0.05: in comparison.csv"
     with open(path.with_suffix(".csv"), newline="") as file:
         found = [r for r in csv.DictReader(file) if r["metric"] == "ground_truth_unseen_accuracy"]
     best = {r["method"]: r for r in found if r["point"] == "best"}

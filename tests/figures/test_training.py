@@ -13,12 +13,12 @@ def test_training_leaves_out_epochs_without_evaluation(tmp_path):
     assert [(row["epoch"], row["mean"], row["seeds"]) for row in rows] == [(2, 0.1, 1), (4, pytest.approx(0.3), 1)]
 
 
-def test_training_shows_mean_and_range_of_several_seeds(tmp_path):
+def test_training_shows_mean_sd_and_range_of_several_seeds(tmp_path):
     write_history(tmp_path / "seed0")
     write_history(tmp_path / "seed1", offset=0.2)
     training.draw(tmp_path, tmp_path)
     row = read_csv(tmp_path / "training.csv")[0]
-    assert [row[k] for k in ("mean", "min", "max", "seeds")] == pytest.approx([0.2, 0.1, 0.3, 2])
+    assert [row[k] for k in ("mean", "sd", "min", "max", "seeds")] == pytest.approx([0.2, 0.02**0.5, 0.1, 0.3, 2])
 
 
 def test_training_without_any_accuracy_draws_nothing(tmp_path):

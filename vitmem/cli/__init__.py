@@ -21,6 +21,8 @@ USAGE = """usage: vitmem VERB ...
   export RUN ID FOLDER     write a model, base or edited, as a folder that timm and Hugging Face Transformers open
   clean FOLDER ...         free disk: checkpoints of finished trainings, curvature, weights of edits; results stay
   run EXPERIMENT.yaml      all stages of an experiment file, over its seeds
+  figures EXPERIMENT       the figures of a finished experiment again: for a paper or a talk, of any width and format
+  table EXPERIMENT         a table of an experiment in Markdown, LaTeX or CSV
   list [WHAT]              data sets, noise kinds, models, edits, attacks, analyses, metrics, ..., or one of them
 
 Every verb takes --plugin FILE.py: a file of yours whose edits, attacks, metrics, ... join ours; it is code that runs.
@@ -41,6 +43,8 @@ VERBS = {
     "export": "export",
     "clean": "clean",
     "run": "run",
+    "figures": "figures",
+    "table": "table",
     "list": "listing",
 }
 

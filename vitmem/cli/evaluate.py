@@ -20,6 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     from vitmem.editing.known import check_share
     from vitmem.evaluation.tables import terminal_table
     from vitmem.experiment import attacking, results
+    from vitmem.experiment.per_example import write_per_example
     from vitmem.experiment.plan import plan_attacks
     from vitmem.runs.folder import RunFolder, held_all
     from vitmem.runs.trained import TrainedRun
@@ -39,12 +40,16 @@ def main(arguments: Sequence[str]) -> None:
             ids = chosen_ids(run.edited(), patterns, path)
             rows += results.evaluate_folder(run, ids, force=values.force)
             measured = results.write_run_table(run)
+            if not experiments:
+                write_per_example(path / "evals", {run.config.seed: path}, measured)
             if attacks:
                 attacked += attacking.attack_folder(run, attacks, ids, force=values.force)
                 measured = results.write_run_table(run)  # some of its columns are of attacks
                 attacking.write_attacks(path / "evals", attacking.all_results(run, measured), measured, others)
     rows = results.with_configurations(rows)
     tables = {folder: results.write_experiment_table(folder, known=values.known) for folder in experiments}
+    for folder, table in tables.items():
+        write_per_example(folder, results.seed_folders(folder), table)
     print(terminal_table(rows))
     if attacks:
         where = experiments or [path / "evals" for path in paths]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from vitmem.curvature.kept import CACHE_GB
 
 RATES = "results.csv of the same models and edits at other noise rates, for the scorecards; comma-separated"
+LABELS = "YAML file of `id: words`, or CSV of id,words: names in place of ids of models and edits"
 KNOWN = "share of the wrong labels that edits with a forget set know, in (0, 1]"
 
 

@@ -81,22 +81,34 @@ def mean(values: np.ndarray) -> Metric:
     return Metric(float(values.astype(np.float64).mean()) if len(values) else math.nan, len(values))
 
 
+def right_and_asked(table: ExampleTable) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return, for each of the four accuracies, N bool: whether the answer is the one that counts, and who is asked."""
+    train, validation = table.split == TRAIN, table.split == VALIDATION
+    forget = train & table.to_forget
+    if table.chosen is None and not (train & (table.true >= 0)).any():
+        forget = train  # nobody knows what is right: memory is agreement with the labels at hand
+    says_given, says_true = table.prediction == table.given, table.prediction == table.true
+    return {
+        "memorized_accuracy": (says_given, forget),
+        # not those of a forget set whose labels are right: truth is the given label
+        "ground_truth_accuracy": (says_true, forget & table.is_noisy),
+        "clean_train_accuracy": (says_given, train & table.to_retain),
+        "validation_accuracy": (says_true, validation),
+    }
+
+
 def compute(table: ExampleTable) -> dict[str, Metric]:
     """Return every metric that one table determines, in the order of ``METRICS``; of ``OPTIONAL`` those it has."""
     train, validation, test, triggered = (table.split == split for split in (TRAIN, VALIDATION, TEST, TRIGGERED))
-    forget, clean = train & table.to_forget, train & table.to_retain
-    known, unseen = forget & table.is_known, forget & ~table.is_known
-    if table.chosen is None and not (train & (table.true >= 0)).any():
-        forget = train  # nobody knows what is right: memory is agreement with the labels at hand
-    noisy = forget & table.is_noisy  # not those of a forget set whose labels are right: truth is the given label
+    main = right_and_asked(table)
+    (_, forget), (_, noisy), (_, clean), _ = main.values()
+    of_set = train & table.to_forget
+    known, unseen = of_set & table.is_known, of_set & ~table.is_known
     held_out = validation & (table.index % 2 == 1)
     says_given, says_true = table.prediction == table.given, table.prediction == table.true
     found = {
-        "memorized_accuracy": accuracy(says_given[forget]),
-        "ground_truth_accuracy": accuracy(says_true[noisy]),
+        **{name: accuracy(right[asked]) for name, (right, asked) in main.items()},
         "other_accuracy": accuracy(~(says_given | says_true)[noisy]),
-        "clean_train_accuracy": accuracy(says_given[clean]),
-        "validation_accuracy": accuracy(says_true[validation]),
         "memorized_known_accuracy": accuracy(says_given[known]),
         "memorized_unseen_accuracy": accuracy(says_given[unseen]),
         "ground_truth_known_accuracy": accuracy(says_true[known & noisy]),
@@ -111,7 +123,7 @@ def compute(table: ExampleTable) -> dict[str, Metric]:
         "validation_cross_entropy": mean(-table.log_prob_true[validation]),
         "test_cross_entropy": mean(-table.log_prob_true[test]),
     }
-    return {name: metric for name, metric in found.items() if metric.n or name not in OPTIONAL}
+    return {name: found[name] for name in METRICS if name in found and (found[name].n or name not in OPTIONAL)}
 
 
 def added() -> Registry[Callable[[ExampleTable], Metric]]:

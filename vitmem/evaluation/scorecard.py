@@ -24,6 +24,7 @@ from vitmem.evaluation.durability import (
 )
 from vitmem.evaluation.recovery import BASE, MEMORY, RETRAIN, Value, number, recovery
 from vitmem.evaluation.tables import usable
+from vitmem.evaluation.typeset import plain
 
 CRITERIA = {
     "verbatim": "share of the memory removed, on the images as they were learnt: 1 - recovery",
@@ -177,9 +178,7 @@ def terminal_table(cards: Sequence[Mapping]) -> str:
     header = ["", *CRITERIA, *(f"+{attack}" for attack in ATTACKS), *JUDGED.values()]
     shown = (*CRITERIA, *(f"back_{a}" for a in ATTACKS), *JUDGED)
     body = [[name, *(_cell(cards, name, key) for key in shown)] for name in names]
-    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *body]]
-    lines.insert(1, "-" * len(lines[0]))
+    lines = plain(header, body)
     lines.append(
         "1 is best; + is the most memory that an attack brought back (share of base's, 0 is best), left what the edit "
         "left, back the most of all attacks in each seed [95 % interval]; - not measured"

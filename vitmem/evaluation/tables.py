@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from vitmem.evaluation import unlearning
 from vitmem.evaluation.metrics import ACCURACIES, METRICS, OK
+from vitmem.evaluation.typeset import plain
 
 CONFIGURATION = ("data", "noise", "noise_rate", "noise_seed", "model", "epochs", "options")
 IDENTITY = ("experiment", "seed", "id", "edit", "option", "value")
@@ -117,9 +118,7 @@ def terminal_table(rows: Sequence[dict]) -> str:
         header.append("track")
         for line, group in zip(body, by_id.values(), strict=True):
             line.append(group[0].get("track", ""))
-    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *body]]
-    lines.insert(1, "-" * len(lines[0]))
+    lines = plain(header, body)
     note = "value [95 % Wilson interval]" if len(seeds) == 1 else f"mean ± sd over {len(seeds)} seeds"
     note += "; recovered = ground truth / ground truth of retrain"
     note += "; unseen: wrong labels that no edit knew" if aware else ""

@@ -15,8 +15,9 @@ from vitmem.evaluation.tables import OK, usable
 from vitmem.experiment.analysing import analyse_all
 from vitmem.experiment.analysing import write_tables as write_analyses
 from vitmem.experiment.attacking import attack_all, gather_attacks, pending, read_results, write_attacks
+from vitmem.experiment.per_example import write_per_example
 from vitmem.experiment.plan import Experiment, PlannedEdit
-from vitmem.experiment.results import PLAN, largest, write_experiment_table
+from vitmem.experiment.results import PLAN, largest, seed_folders, write_experiment_table
 from vitmem.experiment.tuning import Tuning, check_known, check_validation, points, tune
 from vitmem.files import write_atomically
 from vitmem.progress import Progress
@@ -60,6 +61,7 @@ def run(experiment: Experiment, out: Path, *, force: bool = False, wait: bool = 
             base, references = train_models(experiment, folder, seed, force)
             measure_seed(experiment, base, references, force)
             rows = write_tables(experiment, folder, others)
+        write_per_example(folder, seed_folders(folder), rows)
     return rows
 
 

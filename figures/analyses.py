@@ -3,13 +3,14 @@
 from importlib import import_module
 from pathlib import Path
 
-from vitmem.figures.tables import read_csv
+from vitmem.figures.tables import read_arrays, read_csv
 
 TEXT = (
     "experiment", "id", "analysis", "name", "layer", "order", "definition", "band", "measure", "edit", "score", "mode",
     "block", "kind", "against", "place", "component", "images",
 )  # fmt: skip
-DRAWN = ("bands", "ownership", "detection", "localise")
+DRAWN = ("bands", "ownership", "detection", "localise", "similarity", "dynamics", "directions")
+PICTURED = ("directions",)  # drawn with the images beside their table
 
 
 def draw(folder: Path, out: Path) -> list[Path]:
@@ -26,6 +27,8 @@ def draw(folder: Path, out: Path) -> list[Path]:
     for table in sorted(folder.glob("*.csv")):
         rows = read_csv(table, TEXT)
         if rows and rows[0].get("name") in DRAWN:
-            module = import_module(f"vitmem.figures.analysis_{rows[0]['name']}")
-            paths += module.draw(rows, out, f"analysis_{table.stem}")
+            name = rows[0]["name"]
+            more = {"arrays": read_arrays(table.with_suffix(".npz"))} if name in PICTURED else {}
+            module = import_module(f"vitmem.figures.analysis_{name}")
+            paths += module.draw(rows, out, f"analysis_{table.stem}", **more)
     return paths

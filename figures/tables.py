@@ -177,6 +177,23 @@ def read_spectra(path: Path) -> dict[str, dict[str, np.ndarray]]:
     return layers
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name; nothing where there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); remove it: its figure is then drawn without images"
+        ) from error
+
+
 def _parsed(cell: str | None) -> float | str:
     if not cell:  # None: the row is shorter than the header
         return math.nan

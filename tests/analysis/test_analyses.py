@@ -22,6 +22,9 @@ SMALL = {
     "ownership": {"resamples": 10},
     "detection": {"resamples": 5, "directions": 1},
     "localise": {"permutations": 2},
+    "similarity": {"permutations": 3, "images": 20},
+    "dynamics": {"draws": 2},
+    "directions": {"permutations": 3, "components": 1},
 }
 
 

@@ -14,13 +14,19 @@ def analyses() -> Registry[type[Analysis]]:
     """Return the registered analyses by name: ours, and those that plug-ins add (group ``vitmem.analyses``)."""
     from vitmem.analysis.bands import Bands
     from vitmem.analysis.detection import Detection
+    from vitmem.analysis.directions import Directions
+    from vitmem.analysis.dynamics import Dynamics
     from vitmem.analysis.localise import Localise
     from vitmem.analysis.ownership import Ownership
+    from vitmem.analysis.similarity import Similarity
 
     builtin: dict[str, type[Analysis]] = {
         "bands": Bands,
         "ownership": Ownership,
         "detection": Detection,
         "localise": Localise,
+        "similarity": Similarity,
+        "directions": Directions,
+        "dynamics": Dynamics,
     }
     return registered("vitmem.analyses", builtin)

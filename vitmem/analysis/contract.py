@@ -17,6 +17,8 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.editing.data import EditData
 from vitmem.evaluation.predict import ExampleTable
 
+EVERYTHING = frozenset({"unlabeled", "given", "retain", "forget", "validation", "initial"})  # that there is to see
+
 
 @dataclass(frozen=True, eq=False)
 class AnalysisResult:
@@ -27,11 +29,13 @@ class AnalysisResult:
             ``settings``, or names a number; ``<name>_low`` and ``<name>_high`` are its 95 % interval.
         report: JSON-able facts of the whole analysis, such as ``seconds``.
         scores: by name, N numbers, one for each training example, NaN where there is none: higher is more suspect.
+        arrays: by name, whatever its figure needs besides rows, such as small images.
     """
 
     rows: list[dict]
     report: dict
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,7 @@ class AnalysisData:
         epochs: returns the weights that training kept, by the number of epochs after which they are; each is a function
             that reads them.
         seeds: returns the base models of the other seeds of the experiment, by seed.
+        trained: epochs of the base model's training; None where they are not known.
     """
 
     data: MemorisationData
@@ -63,10 +68,19 @@ class AnalysisData:
     losses: Callable[[], Tensor | None]
     epochs: Callable[[], Mapping[int, Callable[[], dict[str, Tensor]]]]
     seeds: Callable[[], Mapping[int, nn.Module]]
+    trained: int | None = None
 
-    def curvature(self, model: nn.Module, config: CurvatureConfig) -> Curvature:
-        """Return the curvature of a model, from the run's cache if it is there."""
-        return self.seen.curvature(model, config)
+    def curvature(self, model: nn.Module, config: CurvatureConfig, *, keep: bool = True) -> Curvature:
+        """Return the curvature of a model, from the run's cache if it is there.
+
+        Args:
+            model: the analysed model, or another.
+            config: the options.
+            keep: leave it in the cache; False for the models of others, whose spectra are not this run's.
+        """
+        if keep:
+            return self.seen.curvature(model, config)
+        return EditData(self.data, EVERYTHING).curvature(model, config)
 
     def training_table(self, of: str) -> ExampleTable | None:
         """Return what a model says of the training examples, in the order of their indices; as ``table``."""

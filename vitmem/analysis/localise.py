@@ -6,11 +6,10 @@ Legend: N examples, D features, P label sets (the labels, then permutations of t
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitmem.analysis.answers import answers_of
+from vitmem.analysis.answers import ACCURACIES, accuracies_of
 from vitmem.analysis.contract import Analysis, AnalysisData, AnalysisResult, check_counts
 from vitmem.attacks.features import features_of
 from vitmem.attacks.probes import label_probe, permuted
@@ -18,7 +17,6 @@ from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import linear_maps
 from vitmem.datamodules.batch import Examples
 from vitmem.editing.kfac import EKFAC
-from vitmem.evaluation.metrics import accuracy
 from vitmem.models.anatomy import anatomy_of
 from vitmem.models.build import with_weights
 from vitmem.models.layers import select_layers
@@ -70,7 +68,7 @@ class Localise(EKFAC, Analysis):
         model, train = uncompiled(model), data.data.train_examples
         parts = (train.subset(train.to_forget), train.subset(train.to_retain), data.data.validation_examples)
         parts = [data.drawn(part, self.images, key) for key, part in enumerate(parts)]
-        rows = [{"mode": "none", "block": "", "kind": ""} | self.measured(model, data, parts)]
+        rows = [{"mode": "none", "block": "", "kind": ""} | accuracies_of(model, data.data, *parts)]
         skipped: dict[str, str] = {}
         for mode in self.modes.split(","):
             try:
@@ -82,7 +80,7 @@ class Localise(EKFAC, Analysis):
                 state = dict(model.state_dict())
                 for name in names:
                     state |= changed[name]
-                found = self.measured(with_weights(model, state), data, parts)
+                found = accuracies_of(with_weights(model, state), data.data, *parts)
                 lost = {f"{n.removesuffix('_accuracy')}_lost": rows[0][n] - found[n] for n in ACCURACIES}
                 rows.append({"mode": mode, "block": block, "kind": kind} | found | lost)
         rows += self.probes(model, data, parts[0], generator) if self.permutations else []
@@ -108,23 +106,6 @@ class Localise(EKFAC, Analysis):
             found[name] = layer.state(torch.lerp(origin_OI, w_OI, self.factor))
         return found
 
-    def measured(self, model: nn.Module, data: AnalysisData, parts: list[Examples]) -> dict[str, float]:
-        """Return the four accuracies of a model, with their intervals."""
-        forget, clean, validation = parts
-        noisy = forget.is_noisy
-        said = [answers_of(model, data.data, part).prediction if len(part) else part.index for part in parts]
-        correct = {
-            "memorized_accuracy": said[0] == forget.given_label,
-            "ground_truth_accuracy": (said[0] == forget.true_label)[noisy],
-            "clean_train_accuracy": said[1] == clean.given_label,
-            "validation_accuracy": said[2] == validation.true_label,
-        }
-        numbers = {}
-        for name, mask in correct.items():
-            found = accuracy(np.asarray(mask))
-            numbers |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        return numbers
-
     def probes(self, model: nn.Module, data: AnalysisData, forget: Examples, generator: torch.Generator) -> list[dict]:
         """Return how well linear probes at each block find the given and the true labels of what is to be forgotten."""
         noisy = forget.subset(forget.is_noisy)
@@ -141,9 +122,6 @@ class Localise(EKFAC, Analysis):
                 named |= {"permuted_mean": "permuted", "p_value": "p"}
                 rows.append({"mode": "probe", "block": place, "kind": kind} | {n: found[k] for k, n in named.items()})
         return rows
-
-
-ACCURACIES = ("memorized_accuracy", "ground_truth_accuracy", "clean_train_accuracy", "validation_accuracy")
 
 
 def places(model: nn.Module, names: list[str]) -> dict[tuple[str, str], list[str]]:

@@ -45,6 +45,13 @@ def two_sided(found_Q: Tensor, null_RQ: Tensor) -> Tensor:
     return (1 + further_Q) / (1 + len(null_RQ))
 
 
+def null_numbers(found: float, null_R: Tensor) -> dict[str, float]:
+    """Return the mean of a null distribution, the ends of its 95 % interval, and the p-value of what was found."""
+    low, high = ends(null_R[:, None])
+    p = two_sided(torch.tensor([found], dtype=null_R.dtype, device=null_R.device), null_R[:, None])
+    return {"null": float(null_R.mean()), "null_low": float(low), "null_high": float(high), "p": float(p)}
+
+
 def auroc(score_N: Tensor, is_positive_N: Tensor) -> float:
     """Return how often a positive has the higher score than a negative, ties counted half; NaN without both."""
     positives, negatives = int(is_positive_N.sum()), int((~is_positive_N).sum())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vitmem.experiment.plan import PlannedAnalysis
 from vitmem.experiment.results import open_measured, references_beside, seed_folders
-from vitmem.files import write_atomically
-from vitmem.runs.analyse import is_analysed, perform, stored_analyses
+from vitmem.files import write_together
+from vitmem.runs.analyse import is_analysed, packed_arrays, perform, stored_analyses, stored_arrays
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 
 FOLDER = "analyses"  # of an experiment or a run: one table for each analysis
@@ -51,14 +51,23 @@ def models_of(run: TrainedRun, patterns: Sequence[str]) -> list[tuple[TrainedRun
 
 
 def results_of(run: TrainedRun) -> list[dict]:
-    """Return the stored analyses of a run's model, the references beside it and its edits, with experiment and seed."""
+    """Return the stored analyses of a run's model, the references beside it and its edits, with experiment and seed.
+
+    ``arrays`` is a function that reads the arrays that an analysis stored for its figure.
+    """
     identity = {"experiment": run.path.resolve().parent.name, "seed": run.config.seed}
     models = [(run, BASE), *((r, BASE) for r in references_beside(run).values()), *((run, i) for i in run.edited())]
-    return [identity | result for model, edit_id in models for result in stored_analyses(model, edit_id)]
+    return [
+        identity | result | {"arrays": lambda r=model, i=edit_id, a=result["analysis"]: stored_arrays(r, a, i)}
+        for model, edit_id in models
+        for result in stored_analyses(model, edit_id)
+    ]
 
 
 def write_tables(folder: Path, known: float = 0.5) -> list[Path]:
     """Write ``analyses/<id>.csv`` of an experiment from the run folders that are there, and return the tables.
+
+    Beside a table whose figure shows images, ``<id>.npz`` has those of the first model in it.
 
     Args:
         folder: the experiment's folder.
@@ -76,15 +85,16 @@ def write_run_tables(run: TrainedRun) -> list[Path]:
 def _write(folder: Path, results: Sequence[Mapping]) -> list[Path]:
     paths = []
     for analysis_id in dict.fromkeys(result["analysis"] for result in results):
+        own = [result for result in results if result["analysis"] == analysis_id]
         rows = [
             {key: result[key] for key in ("experiment", "seed", "id", "analysis", "name")} | row
-            for result in results
-            if result["analysis"] == analysis_id
+            for result in own
             for row in result["rows"]
         ]
         paths.append(folder / f"{analysis_id}.csv")
-        folder.mkdir(exist_ok=True)
-        write_atomically(paths[-1], to_csv(rows))
+        arrays = own[0]["arrays"]()
+        npz = {f"{analysis_id}.npz": packed_arrays(arrays) if arrays else None}
+        write_together(folder, npz | {paths[-1].name: to_csv(rows)})
     return paths
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitmem.analysis.contract import Analysis, AnalysisData
+from vitmem.analysis.contract import EVERYTHING, Analysis, AnalysisData
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.editing.data import EditData
 from vitmem.evaluation.predict import ExampleTable
@@ -40,7 +40,7 @@ from vitmem.shapes import NAME
 from vitmem.training.course import kept_epochs, read_losses
 
 VERSION = 1  # of the analyses; raise it when one finds something else with the same options: all are made again
-_EVERYTHING = frozenset({"unlabeled", "given", "retain", "forget", "validation", "initial"})
+_ARRAYS = "arrays/"  # what names of arrays other than scores begin with
 
 
 def perform(
@@ -70,7 +70,9 @@ def perform(
     with held((run_of(run, BASE)[0] or run).path):
         result = analysis.apply(model, data, keyed_generator(run.config.seed, 12))
     path = _file(run, analysis_id, edit_id)
-    scores = _packed({name: value.float().numpy() for name, value in result.scores.items()})
+    arrays = {name: value.float().numpy() for name, value in result.scores.items()}
+    arrays |= {_ARRAYS + name: value.cpu().numpy() for name, value in result.arrays.items()}
+    packed = packed_arrays(arrays)
     options = json.loads(to_json(dataclasses.asdict(analysis)))
     content = {
         "id": data.subject,
@@ -84,11 +86,11 @@ def perform(
         "rows": result.rows,
         "report": result.report,
         "seconds": round(time.perf_counter() - start, 3),
-        "scores_sha256": hashlib.sha256(scores).hexdigest() if result.scores else None,
+        "scores_sha256": hashlib.sha256(packed).hexdigest() if arrays else None,
         "provenance": provenance(),
     }
-    packed = {f"{analysis_id}.npz": scores if result.scores else None}
-    write_together(path.parent, {**packed, path.name: sealed_json(content)})
+    files = {f"{analysis_id}.npz": packed if arrays else None, path.name: sealed_json(content)}
+    write_together(path.parent, files)
     return json.loads(to_json(content))
 
 
@@ -132,13 +134,14 @@ def analysis_data(run: TrainedRun, edit_id: str, asked: dict[str, str | None]) -
         data=run.data,
         subject=subject_of(run, edit_id),
         seed=run.config.seed,
-        seen=EditData(run.data, _EVERYTHING, run.cache, run.data.train_examples.to_forget, base.start),
+        seen=EditData(run.data, EVERYTHING, run.cache, run.data.train_examples.to_forget, base.start),
         reference=reference,
         table=table,
         edits=edits,
         losses=lambda: read_losses(base.path),
         epochs=lambda: {epoch: _reader(path) for epoch, path in kept_epochs(base.path).items()},
         seeds=lambda: _other_seeds(base),
+        trained=None if base.is_adopted else base.config.train.epochs,
     )
     return data, listed
 
@@ -226,10 +229,24 @@ def stored_scores(run: TrainedRun, analysis_id: str, edit_id: str = BASE) -> dic
     Raises:
         Damaged: the file cannot be read.
     """
+    return _read(_file(run, analysis_id, edit_id).with_suffix(".npz"), lambda name: not name.startswith(_ARRAYS))
+
+
+def stored_arrays(run: TrainedRun, analysis_id: str, edit_id: str = BASE) -> dict[str, np.ndarray]:
+    """Return what an analysis stored for its figure besides rows and scores, by name; nothing where it stored none.
+
+    Raises:
+        Damaged: the file cannot be read.
+    """
     path = _file(run, analysis_id, edit_id).with_suffix(".npz")
+    found = _read(path, lambda name: name.startswith(_ARRAYS)) if path.is_file() else {}
+    return {name.removeprefix(_ARRAYS): array for name, array in found.items()}
+
+
+def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            return {name: arrays[name] for name in arrays.files if wanted(name)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise Damaged(f"{path} cannot be read ({error}); analyse again with --force") from error
 
@@ -245,7 +262,8 @@ def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
     return cache_key(VERSION, measured=measured, name=name, options=options, seed=run.config.seed)
 
 
-def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+def packed_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return arrays as an NPZ; the same ones give the same bytes."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

@@ -12,6 +12,7 @@ ROOMS = {"vitmem": ROOT / "vitmem", "vitmem.datamodules": ROOT / "datamodules", 
 FLOORS = [
     {"__main__"},
     {"cli", "face"},
+    {"report"},
     {"experiment"},
     {"runs"},
     {"analysis"},

@@ -13,6 +13,7 @@ VERBS = [
     "edit kfac --help",
     "eval --help",
     "compare --help",
+    "report --help",
     "export --help",
     "clean --help",
     "run --help",

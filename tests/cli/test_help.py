@@ -68,8 +68,20 @@ def test_a_part_of_the_list(cli, what, there, not_there):
 @pytest.mark.parametrize(
     "verb",
     [
-        "train", "edit", "edit kfac", "eval", "analyse", "compare", "export", "clean", "adopt", "run", "figures",
-        "table", "list",
+        "train",
+        "edit",
+        "edit kfac",
+        "eval",
+        "analyse",
+        "compare",
+        "report",
+        "export",
+        "clean",
+        "adopt",
+        "run",
+        "figures",
+        "table",
+        "list",
     ],
 )
 def test_help_has_two_examples_and_choices_as_they_are_typed(cli, verb, capsys):

@@ -11,6 +11,7 @@ model: {width: 16, depth: 2, heads: 2, patch: 4}
 train: {epochs: 2, batch_size: 400, warmup_epochs: 1}
 references: [retrain]
 figures: false
+report: false
 """
 EDITS = """
 edits:

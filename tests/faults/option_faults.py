@@ -118,6 +118,7 @@ KEYS = {
         "tune": ("null", "-1", "1.5", HUGE, "x", "[1]"),
         "tuner": ("null", "grid", "3", "[random]"),
         "figures": ("null", "3", "perhaps"),
+        "report": ("null", "3", "perhaps"),
         "out": ("null", "3", "[a]"),
         "force": ("null", "3", "perhaps"),
         "wait": ("null", "3", "perhaps"),

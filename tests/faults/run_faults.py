@@ -164,6 +164,7 @@ def of_experiments() -> Iterator[Case]:
     table = ("eval", RUN, "--other_rates=runs/tiny/results.csv")
     yield from cases("results.csv", BINARY, table, (), (0, 2), "runs/tiny")
     yield from cases("plan.yaml", SOME, ("eval", "runs/tiny"), (), (0, 2), "runs/tiny")
+    yield from cases("results.csv", SOME, ("report", "runs/tiny"), (), (0, 2), "runs/tiny")
     for name in (KFAC + "edit.json", KFAC + "model.safetensors", "evals/kfac-rho0.9/metrics.json"):
         yield from cases(name, SOME, ("run", EXPERIMENT), (), (0, 2))
     for name in ("provenance.json", "model.safetensors", "config.yaml"):

@@ -22,6 +22,7 @@ def test_the_catalogue_is_long_and_has_every_verb():
         "edit",
         "eval",
         "compare",
+        "report",
         "export",
         "clean",
         "run",

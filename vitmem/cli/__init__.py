@@ -18,6 +18,7 @@ USAGE = """usage: vitmem VERB ...
   analyse RUN [NAME ...]   ask what models hold, and where: bands, ownership, detection of wrong labels, places
   check FOLDER ...         say what is wrong in run and experiment folders: changed, damaged, stale, left over
   compare PATH ...         models and edits against each other: intervals, tests, verdicts, power (--between A,B, --all)
+  report FOLDER            one HTML file of an experiment's or a run's results, which opens in any browser
   export RUN ID FOLDER     write a model, base or edited, as a folder that timm and Hugging Face Transformers open
   clean FOLDER ...         free disk: checkpoints of finished trainings, curvature, weights of edits; results stay
   run EXPERIMENT.yaml      all stages of an experiment file, over its seeds
@@ -40,6 +41,7 @@ VERBS = {
     "analyse": "analyse",
     "check": "check",
     "compare": "compare",
+    "report": "report",
     "export": "export",
     "clean": "clean",
     "run": "run",

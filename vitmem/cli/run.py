@@ -50,6 +50,10 @@ def main(arguments: Sequence[str]) -> None:
 
         drawn = draw_figures(plan, Path(values.out), rows)
     print(f"\nresults: {folder / 'results.csv'}" + (f"; {len(drawn)} figures: {folder / 'figures'}" if drawn else ""))
+    if values.report:
+        from vitmem.cli.report import written
+
+        print(f"report: {written(folder)}")
 
 
 def add_experiment(parser) -> None:
@@ -74,6 +78,7 @@ def add_experiment(parser) -> None:
     )
     add_cache(parser)
     parser.add_argument("--figures", type=bool, default=True, help="draw the figures")
+    parser.add_argument("--report", type=bool, default=True, help="write report.html")
 
 
 def experiment(values):

@@ -37,14 +37,19 @@ def add_cache(parser) -> None:
 
 def add_opening(parser) -> None:
     """Add how runs are opened: where their data are now, and how much curvature is kept."""
-    for option, what in (("--data.root", "folder"), ("--data.path", "file")):
-        told = f"{what} of the data, if they were moved since; a fingerprint tells whether they are the same"
-        parser.add_argument(option, type=str | None, default=None, help=told)
+    add_place(parser)
     add_cache(parser)
 
 
+def add_place(parser) -> None:
+    """Add where the data of runs are now."""
+    for option, what in (("--data.root", "folder"), ("--data.path", "file")):
+        told = f"{what} of the data, if they were moved since; a fingerprint tells whether they are the same"
+        parser.add_argument(option, type=str | None, default=None, help=told)
+
+
 def place(data) -> str | None:
-    """Return the place that the options of ``add_opening`` give; None if they give none.
+    """Return the place that the options of ``add_place`` give; None if they give none.
 
     Raises:
         ValueError: they give two.

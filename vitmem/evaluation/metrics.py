@@ -81,12 +81,17 @@ def mean(values: np.ndarray) -> Metric:
     return Metric(float(values.astype(np.float64).mean()) if len(values) else math.nan, len(values))
 
 
+def remembered(table: ExampleTable) -> np.ndarray:
+    """Return N, bool: where memory is measured; all training examples where nobody knows which labels are right."""
+    train = table.split == TRAIN
+    if table.chosen is None and not (train & (table.true >= 0)).any():
+        return train  # memory is agreement with the labels at hand
+    return train & table.to_forget
+
+
 def right_and_asked(table: ExampleTable) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return, for each of the four accuracies, N bool: whether the answer is the one that counts, and who is asked."""
-    train, validation = table.split == TRAIN, table.split == VALIDATION
-    forget = train & table.to_forget
-    if table.chosen is None and not (train & (table.true >= 0)).any():
-        forget = train  # nobody knows what is right: memory is agreement with the labels at hand
+    train, validation, forget = table.split == TRAIN, table.split == VALIDATION, remembered(table)
     says_given, says_true = table.prediction == table.given, table.prediction == table.true
     return {
         "memorized_accuracy": (says_given, forget),

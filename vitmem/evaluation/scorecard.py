@@ -172,21 +172,30 @@ def to_csv(cards: Sequence[Mapping]) -> str:
     return out.getvalue()
 
 
-def terminal_table(cards: Sequence[Mapping]) -> str:
-    """Return scorecards as text: means over seeds, then what verdicts are about with its interval, and the verdicts."""
-    names = list(dict.fromkeys(card["id"] for card in cards))
+MARKS = (
+    "1 is best; + is the most memory that an attack brought back (share of base's, 0 is best), left what the edit "
+    "left, back the most of all attacks in each seed [95 % interval]; - not measured"
+)
+
+
+def table(cards: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
+    """Return scorecards as a table: titles, and cells by id: means over seeds, then what verdicts are about."""
     header = ["", *CRITERIA, *(f"+{attack}" for attack in ATTACKS), *JUDGED.values()]
     shown = (*CRITERIA, *(f"back_{a}" for a in ATTACKS), *JUDGED)
-    body = [[name, *(_cell(cards, name, key) for key in shown)] for name in names]
-    lines = plain(header, body)
-    lines.append(
-        "1 is best; + is the most memory that an attack brought back (share of base's, 0 is best), left what the edit "
-        "left, back the most of all attacks in each seed [95 % interval]; - not measured"
-    )
-    verdicts = {card["id"]: card for card in cards if card["criterion"] == "durable"}
-    lines += sorted({f"+, left, back and verdicts: of {card['population']}" for card in verdicts.values()})
-    lines += [f"{name}: {card['reason']}" for name, card in verdicts.items() if name not in (BASE, RETRAIN, "clean")]
-    return "\n".join(line.rstrip() for line in lines)
+    names = dict.fromkeys(card["id"] for card in cards)
+    return header, [[name, *(_cell(cards, name, key) for key in shown)] for name in names]
+
+
+def verdicts(cards: Sequence[Mapping]) -> list[str]:
+    """Return which wrong labels verdicts are about, and the verdict of each edit."""
+    found = {card["id"]: card for card in cards if card["criterion"] == "durable"}
+    of = sorted({f"+, left, back and verdicts: of {card['population']}" for card in found.values()})
+    return of + [f"{name}: {card['reason']}" for name, card in found.items() if name not in (BASE, RETRAIN, "clean")]
+
+
+def terminal_table(cards: Sequence[Mapping]) -> str:
+    """Return scorecards as the text of ``table``, and the verdicts."""
+    return "\n".join(line.rstrip() for line in [*plain(*table(cards)), MARKS, *verdicts(cards)])
 
 
 def _cell(cards: Sequence[Mapping], name: str, criterion: str) -> str:

@@ -4,7 +4,8 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from vitmem.evaluation import unlearning
 from vitmem.evaluation.metrics import ACCURACIES, METRICS, OK
@@ -100,17 +101,31 @@ def to_csv(rows: Iterable[dict]) -> str:
     return out.getvalue()
 
 
-def terminal_table(rows: Sequence[dict]) -> str:
-    """Return the rows as text: one seed with 95 % Wilson intervals, several as mean +- sd over seeds.
+class Headline(NamedTuple):
+    """The table of results that people read.
+
+    Attributes:
+        header: titles of the columns; that of the ids is empty.
+        body: a line of as many cells for each model or edit, in the order of the rows.
+        note: what the cells are.
+        failed: what is said of rows that may not count as a success.
+    """
+
+    header: list[str]
+    body: list[list[str]]
+    note: str
+    failed: list[str]
+
+
+def headline(rows: Sequence[dict]) -> Headline:
+    """Return the rows as a table of text: one seed with 95 % Wilson intervals, several as mean +- sd over seeds.
 
     Where an edit knows wrong labels, accuracies on those that it did not know are shown too.
     """
-    by_id: dict[str, list[dict]] = {}
-    for row in rows:
-        by_id.setdefault(row["id"], []).append(row)
+    by_id = grouped(rows)
     seeds = sorted({row["seed"] for row in rows})
-    aware = any("known" in row.get("track", "") for row in rows)
-    shown = SHOWN | (UNSEEN if aware else {})
+    shown = shown_metrics(rows)
+    aware = len(shown) > len(SHOWN)
     sizes = {m: "/".join(str(n) for n in sorted({r.get(f"{m}_n") for r in rows if r.get(f"{m}_n")})) for m in shown}
     header = ["", *(f"{title} (n={sizes[m]})" for m, title in shown.items()), "recovered"]
     body = [[name, *(_cell(group, m) for m in shown), _recovered(group)] for name, group in by_id.items()]
@@ -118,12 +133,30 @@ def terminal_table(rows: Sequence[dict]) -> str:
         header.append("track")
         for line, group in zip(body, by_id.values(), strict=True):
             line.append(group[0].get("track", ""))
-    lines = plain(header, body)
     note = "value [95 % Wilson interval]" if len(seeds) == 1 else f"mean ± sd over {len(seeds)} seeds"
     note += "; recovered = ground truth / ground truth of retrain"
     note += "; unseen: wrong labels that no edit knew" if aware else ""
     failed = [f"{row['id']} (seed {row['seed']}): {row['status']}" for row in rows if not usable(row)]
-    return "\n".join(line.rstrip() for line in [*lines, note, *failed])
+    return Headline(header, body, note, failed)
+
+
+def shown_metrics(rows: Iterable[Mapping]) -> dict[str, str]:
+    """Return the metrics that tables show, with their titles: also of unseen wrong labels where an edit knows some."""
+    return SHOWN | (UNSEEN if any("known" in (row.get("track") or "") for row in rows) else {})
+
+
+def grouped(rows: Iterable[dict]) -> dict[str, list[dict]]:
+    """Return the rows of each id, in the order of the ids."""
+    by_id: dict[str, list[dict]] = {}
+    for row in rows:
+        by_id.setdefault(row["id"], []).append(row)
+    return by_id
+
+
+def terminal_table(rows: Sequence[dict]) -> str:
+    """Return the rows as the text of ``headline``."""
+    header, body, note, failed = headline(rows)
+    return "\n".join([*plain(header, body), note, *failed])
 
 
 def _cell(group: list[dict], metric: str) -> str:

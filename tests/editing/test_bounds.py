@@ -158,7 +158,10 @@ def test_what_every_edit_sees():
 
 MAIN = {
     "rho": ("kfac", "ekfac", "ekfac_polish", "input_filter", "random_pairs", "top_removed"),
-    "keep": ("svd", "magnitude", "wanda", "norms_off", "rewind", "features", "probe_head", "rewind_filtered", "rewind_by_block"),
+    "keep": (
+        "svd", "magnitude", "wanda", "norms_off", "rewind", "features", "probe_head", "rewind_filtered",
+        "rewind_by_block",
+    ),
     "alpha": ("ssd", "sap", "weight_dist_reg", "midpoint"),
     "lr": (
         "finetune", "gradient_ascent", "l1_sparse", "neggrad", "npo", "random_labels", "oracle_labels", "salun",

@@ -5,11 +5,9 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-FORMATS = ("markdown", "latex", "csv")
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "Δ": r"$\Delta$", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
-}  # fmt: skip
+from vitmem.evaluation.typeset import FORMATS, escaped
+
+__all__ = ["FORMATS", "Table", "rows_of", "to_csv", "to_latex", "to_markdown", "written"]
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,16 @@ def to_latex(table: Table) -> str:
     """Return a table in LaTeX; the document needs the package booktabs."""
 
     def line(cells: Sequence[str]) -> str:
-        return " & ".join(map(escaped, cells)) + r" \\"
+        return " & ".join(escaped(cell, "latex") for cell in cells) + r" \\"
 
-    notes = [r"\par\smallskip\footnotesize " + escaped(" ".join(f"{note.rstrip('.')}." for note in table.notes))]
+    notes = [
+        r"\par\smallskip\footnotesize " + escaped(" ".join(f"{note.rstrip('.')}." for note in table.notes), "latex")
+    ]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering\small",
-            rf"\caption{{{escaped(table.title)}}}",
+            rf"\caption{{{escaped(table.title, 'latex')}}}",
             rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
             r"\toprule",
             line(table.header),
@@ -74,11 +74,6 @@ def to_latex(table: Table) -> str:
             "",
         ]
     )
-
-
-def escaped(text: str) -> str:
-    """Return text with what LaTeX would take for commands escaped."""
-    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def rows_of(tables: Sequence[Table]) -> list[dict]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vitmem.evaluation.metrics import remembered
 from vitmem.evaluation.predict import TEST, TRAIN, VALIDATION, ExampleTable
 from vitmem.evaluation.proportions import PairedProportions, paired_proportions
 
@@ -69,10 +70,7 @@ def paired_examples(first: ExampleTable, second: ExampleTable, metric: str) -> P
 
 def _population(table: ExampleTable, name: str) -> np.ndarray:
     """Return N, bool: which examples an accuracy is of, as ``metrics.compute`` has it."""
-    train = table.split == TRAIN
-    forget = train & table.to_forget
-    if table.chosen is None and not (train & (table.true >= 0)).any():
-        forget = train
+    train, forget = table.split == TRAIN, remembered(table)
     return {
         "memorized": forget,
         "ground_truth": forget & table.is_noisy,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vitmem.evaluation import scorecard
 from vitmem.evaluation.durability import ATTACKS
-from vitmem.evaluation.frontier import t_interval
+from vitmem.evaluation.statistics import t_interval
 from vitmem.evaluation.tables import grouped, headline, shown_metrics
 from vitmem.figures.scorecard import TEXT
 from vitmem.figures.tables import read_csv, read_results

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from vitmem.figures import style
+from vitmem.figures import style, words
 from vitmem.figures.over_seeds import estimate, grouped, seeds_of
 from vitmem.figures.staircase import choose
 
@@ -133,7 +133,7 @@ def _attention(rows: list[dict], out: Path, name: str, arrays: Mapping[str, np.n
     edit = rows[0]["edit"]
     rows = [row for row in rows if row["edit"] == edit]
     figure = style.new_figure(style.WIDE, 2.2)
-    for axes, (is_flipped, words) in zip(figure.subplots(1, 2), OUTCOMES.items(), strict=True):
+    for axes, (is_flipped, outcome) in zip(figure.subplots(1, 2), OUTCOMES.items(), strict=True):
         own = np.flatnonzero(arrays["attention_flipped"] == is_flipped)
         cells = [[framed(arrays["image"][at[int(arrays["attention_index"][i])]], CLEAN) for i in own]]
         for when in ("before", "after"):
@@ -149,11 +149,12 @@ def _attention(rows: list[dict], out: Path, name: str, arrays: Mapping[str, np.n
         kind = [row for row in rows if row["kind"] == ("flipped" if is_flipped else "unflipped")]
         numbers = {n: estimate(kind, n).mean for n in NUMBERS["attention"]}
         axes.set_title(
-            f"{words}: entropy {numbers['entropy_before']:.2f} to {numbers['entropy_after']:.2f} nats,\n"
+            f"{outcome}: entropy {numbers['entropy_before']:.2f} to {numbers['entropy_after']:.2f} nats,\n"
             f"overlap {numbers['overlap']:.2f}, with another image's {numbers['overlap_null']:.2f}",
             fontsize=7,
         )
     p = ", ".join(f"{rows[0][f'p_{name}']:.2g} ({name})" for name in ("overlap", "entropy"))
-    figure.suptitle(f"attention of the last block before and after {edit}; flipped against not: p {p}", fontsize=7)
+    title = words.literal(words.words(words.row_of(edit)))
+    figure.suptitle(f"attention of the last block before and after {title}; flipped against not: p {p}", fontsize=7)
     drawn = zip(arrays["attention_index"], arrays["attention_flipped"], strict=True)
     return style.save(figure, out, name, ["index", "flipped"], [(int(i), int(f)) for i, f in drawn])

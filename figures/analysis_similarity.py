@@ -5,16 +5,16 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vitmem.figures import style
-from vitmem.figures.bits import COLORS, MARKERS
+from vitmem.figures import style, words
 from vitmem.figures.over_seeds import estimate, grouped, seeds_of
+from vitmem.figures.palette import COLORS, MARKERS
 
 IMAGES = ("memorised", "clean", "validation")
 FACTORS = {"inputs": "basis of A (inputs)", "gradients": "basis of G (gradients)"}
 SEEDS = "other seeds"
 NUMBERS = ("value", "null", "expected", "ceiling", "p")
 HEADER = ["id", "measure", "against", "place", "kind", "number", "mean", "low", "high", "seeds"]
-MOST = len(COLORS)  # models that are drawn
+MOST = len(MARKERS)  # models that are drawn
 
 
 @style.look()
@@ -32,7 +32,7 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     rows = [row | {"against": SEEDS if re.fullmatch(r"seed\d+", row["against"]) else row["against"]} for row in rows]
     base = [row for row in rows if row["id"] == "base"] or rows
     against = list(dict.fromkeys(row["against"] for row in base))
-    looks = dict(zip(against, zip(COLORS, MARKERS, strict=True), strict=False))
+    looks = dict(zip(against, zip(COLORS, MARKERS, strict=False), strict=False))
     figure = style.new_figure(style.WIDE, 4.6)
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.15])
     kinds = [kind for kind in IMAGES if any(row["kind"] == kind for row in base)]
@@ -45,7 +45,7 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
         axes.title.set_fontsize(8)
         if kind == kinds[0]:
             axes.set_ylabel("CKA of features")
-    for axes, (kind, words) in zip(lower.subplots(1, 2, sharey=True), FACTORS.items(), strict=True):
+    for axes, (kind, title) in zip(lower.subplots(1, 2, sharey=True), FACTORS.items(), strict=True):
         own = [r for r in base if (r["measure"], r["kind"]) == ("angles", kind) and r["place"] != "all"]
         found = grouped(own, "against", "place")
         places = list(dict.fromkeys(place for _, place in found))
@@ -54,7 +54,7 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
             axes, own, places, "ceiling", "the model itself, collected again", {"color": "black", "linestyle": ":"}
         )
         axes.set_xticks(range(len(places)), [p.removeprefix("blocks.") for p in places], rotation=90, fontsize=5.5)
-        axes.set(title=words, ylim=(-0.04, 1.04))
+        axes.set(title=title, ylim=(-0.04, 1.04))
         axes.title.set_fontsize(8)
         if kind == "inputs":
             axes.set_ylabel("mean squared cosine\nof principal angles")
@@ -90,7 +90,7 @@ def _lines(axes, found: Mapping, places: list[str], looks: Mapping[str, tuple[st
             errors = [[e.errors[side][0] for _, e in known] for side in (0, 1)]
             axes.errorbar(
                 [x for x, _ in known], [e.mean for _, e in known], errors, color=color, marker=marker, linewidth=0.9,
-                label=name,
+                label=words.literal(words.words(words.row_of(name))),
             )  # fmt: skip
     rows = [row for own in found.values() for row in own]
     _control(axes, rows, places, "null", "null control", {"color": style.GREY, "linestyle": "--"})

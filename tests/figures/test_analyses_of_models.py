@@ -8,6 +8,7 @@ from drawn import write_csv
 
 from vitmem.figures import analyses, style
 from vitmem.figures.analysis_directions import FRAME, SIDE, framed
+from vitmem.figures.analysis_dynamics import labels
 
 ACCURACIES = {name: 0.5 for metric in style.ACCURACIES for name in (metric, f"{metric}_low", f"{metric}_high")}
 NULL = {"null": 0.0, "null_low": -0.1, "null_high": 0.1, "p": 0.01}
@@ -45,7 +46,7 @@ def dynamics():
                "band": "top 10 %", "ratio": 1.1, "ratio_over_norm": 1.0} | NULL  # fmt: skip
     for against in ("early", "late"):
         for layer in ("blocks.0.attn.qkv", "all"):
-            yield {"measure": "overlap", "epoch": 5, "edit": "kfac-rho0.5", "against": against, "layer": layer,
+            yield {"measure": "overlap", "edit": "kfac-rho0.5", "against": against, "layer": layer, "best_epoch": 5,
                    "value": 0.3 if against == "early" else 0.2} | NULL  # fmt: skip
 
 
@@ -107,3 +108,10 @@ def test_a_framed_image_is_the_image_in_a_frame():
     assert found[FRAME - 1, SIDE // 2].tolist() == [1, 0, 0]
     assert found[FRAME, FRAME].tolist() == [0, 0, 0]
     assert found[FRAME, -FRAME - 1].tolist() == [1, 1, 1]
+
+
+def test_edits_of_other_strengths_are_one_where_each_seed_has_one_of_the_kind():
+    rows = [{"seed": 0, "edit": "kfac-rho0.5"}, {"seed": 1, "edit": "kfac-rho0.7"}, {"seed": 0, "edit": "svd-keep0.1"}]
+    assert labels(rows) == {"kfac-rho0.5": "K-FAC", "kfac-rho0.7": "K-FAC", "svd-keep0.1": "SVD, keep 0.1"}
+    rows.append({"seed": 1, "edit": "kfac-rho0.5"})
+    assert labels(rows)["kfac-rho0.7"] == "K-FAC, rho 0.7"

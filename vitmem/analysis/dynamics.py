@@ -166,8 +166,8 @@ class Dynamics(Analysis):
             parts["early"] = {name: middle[name] - layer.matrix_of(states[0]) for name, layer in maps.items()}
         added = {name: torch.stack([part[name] for part in parts.values()]) for name in maps}
         return [
-            {"measure": "overlap", "epoch": best, "edit": edit_id, "against": against, "layer": layer}
-            | {"value": float(value_EP[i, j])}
+            {"measure": "overlap", "edit": edit_id, "against": against, "layer": layer}
+            | {"value": float(value_EP[i, j]), "best_epoch": best}
             | null_numbers(float(value_EP[i, j]), null_REP[:, i, j])
             for layer, (value_EP, null_REP) in cosines(removed, added, self.draws, generator).items()
             for i, edit_id in enumerate(edited)

@@ -280,7 +280,10 @@ def test_formats():
     assert markdown.endswith("\n- a note\n")
     latex = written([SMALL], "latex")
     assert r"\caption{A\_b, c}" in latex
-    assert "x \\textbar{} y & p \\\\\n\\midrule\n1 \\% \\& 2 & \\textless{}0.05 \\\\\n$\\Delta$ & - \\\\\n\\bottomrule" in latex
+    assert (
+        "x \\textbar{} y & p \\\\\n\\midrule\n1 \\% \\& 2 & \\textless{}0.05 \\\\\n$\\Delta$ & - \\\\\n\\bottomrule"
+        in latex
+    )
     assert "a note." in latex
     found = list(csv.DictReader(io.StringIO(written([SMALL], "csv"))))
     assert found == [{"table": "a_b", "x": "1", "p": "", "q": ""}, {"table": "a_b", "x": "", "p": "", "q": "2"}]

@@ -93,6 +93,23 @@ GLOSSARY = {
         "exact McNemar test that two edits are right about equally many of the same images: binomial over the "
         "images on which they differ, two-sided"
     ),
+    "band": (
+        "components of a layer by rank in an order: top 10 %, 10 to 25 %, 25 to 50 %, bottom half; `norm` is the "
+        "whole input or output"
+    ),
+    "outside, kept pairs": (
+        "share of an example's curvature, at its given label, along the eigen-pairs that an edit would drop"
+    ),
+    "coherence": (
+        "squared norm of the mean gradient over the mean squared norm: 1 where all examples pull one way, 1 / n where "
+        "they cancel"
+    ),
+    "participation": "how evenly examples share a pair's curvature: (sum c)^2 / (n sum c^2)",
+    "summed loss": "an example's loss summed over the epochs of training; high where a label was learnt late",
+    "missed at budget": (
+        "share of the wrong labels that a score misses when as many examples are flagged as are wrong"
+    ),
+    "CKA": "similarity of two models' features of the same images, 0 to 1 (Kornblith et al. 2019)",
 }
 
 

@@ -128,7 +128,7 @@ def plain(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table for a terminal: columns at the left, a rule below the header."""
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *body]]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    return [line.rstrip() for line in (lines[0], "-" * len(lines[0]), *lines[1:])]
 
 
 def padded(line: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:

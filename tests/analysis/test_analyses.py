@@ -4,13 +4,14 @@ import copy
 import csv
 import json
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from edited_runs import rewritten
 
-from vitmem.analysis import analyses
+from vitmem.analysis import Analysis, analyses
 from vitmem.experiment.checking import check_run
 from vitmem.files import to_json
 from vitmem.runs.analyse import stored_analyses, stored_analysis, stored_scores
@@ -109,3 +110,22 @@ def test_bad_input_is_one_line(cli, run_folder, arguments, words):
     assert errors.count("\n") == 1
     assert words in errors
     assert not (run_folder / "analyses").exists()
+
+
+@dataclass(frozen=True)
+class Impossible(Analysis):
+    """Cannot be made of any model."""
+
+    def apply(self, model, data, generator):
+        raise ValueError("there is nothing\nto look at")
+
+
+def test_of_all_analyses_those_that_cannot_be_made_are_left_out_and_said(cli, run_folder, monkeypatch):
+    for module in ("vitmem.analysis", "vitmem.runs.named"):
+        monkeypatch.setattr(f"{module}.analyses", lambda: {"impossible": Impossible})
+    code, printed, errors = cli("analyse", run_folder, "--of=base")
+    assert code == 0, errors
+    assert "impossible of base, left out: there is nothing to look at (1 of 1)" in printed
+    code, _, errors = cli("analyse", run_folder, "impossible", "--of=base")
+    assert code == 2
+    assert "there is nothing to look at" in errors

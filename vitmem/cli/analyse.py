@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
         with held_all([path, *results.folders_beside(path).values()], wait=values.wait):
             run = TrainedRun.open(path, known=values.known, place=place(values.data), cache_gb=values.cache_gb)
             for model, edit_id in analysing.models_of(run, patterns):
-                analysing.analyse_all(model, planned, edit_id, force=values.force)
+                analysing.analyse_all(model, planned, edit_id, force=values.force, keep_going=not values.names)
             written = analysing.write_run_tables(run)
     for folder in experiments:
         written = analysing.write_tables(folder, values.known)

@@ -16,14 +16,28 @@ FOLDER = "analyses"  # of an experiment or a run: one table for each analysis
 
 
 def analyse_all(
-    run: TrainedRun, analyses: Sequence[PlannedAnalysis], edit_id: str = BASE, *, force: bool = False
+    run: TrainedRun,
+    analyses: Sequence[PlannedAnalysis],
+    edit_id: str = BASE,
+    *,
+    force: bool = False,
+    keep_going: bool = False,
 ) -> None:
-    """Make the analyses of a model that have not been made, and say how long each took."""
+    """Make the analyses of a model that have not been made, and say how long each took.
+
+    One that cannot be made of this model ends this with ValueError, unless ``keep_going``: then that is said, and the
+    next one is made.
+    """
     wanted = [p for p in analyses if force or not is_analysed(run, p.analysis, p.name, p.analysis_id, edit_id)]
     for number, planned in enumerate(wanted, 1):
-        content = perform(run, planned.analysis, planned.name, planned.analysis_id, edit_id, force=force)
-        took = f"{content['seconds']:.1f} s ({number} of {len(wanted)})"
-        print(f"{run.path}: {planned.analysis_id} of {edit_id}, {took}", flush=True)
+        try:
+            content = perform(run, planned.analysis, planned.name, planned.analysis_id, edit_id, force=force)
+            outcome = f"{content['seconds']:.1f} s"
+        except ValueError as error:
+            if not keep_going:
+                raise
+            outcome = f"left out: {' '.join(str(error).split())}"
+        print(f"{run.path}: {planned.analysis_id} of {edit_id}, {outcome} ({number} of {len(wanted)})", flush=True)
 
 
 def models_of(run: TrainedRun, patterns: Sequence[str]) -> list[tuple[TrainedRun, str]]:

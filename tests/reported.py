@@ -67,7 +67,9 @@ def hostile(folder: Path) -> Path:
     for seed in (0, 1):
         scores = made / f"seed{seed}" / "evals" / BASE / "analyses"
         scores.mkdir()
-        np.savez(scores / "detection.npz", index=np.arange(120), input_curvature=np.linspace(0, 1, 120))
+        one = np.linspace(0, 1, 120)
+        np.savez(scores / "detection.npz", input_curvature=one, **{"arrays/bins": one[:7]})
+        np.savez(scores / "some.npz", index=np.arange(60, 100), score=one[:40])
     return made
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitmem.report import pictures
+from vitmem.files import Damaged
+from vitmem.report import analyses, pictures
 from vitmem.report.answers import Answers
 from vitmem.report.families import families
 from vitmem.report.packed import codes
@@ -107,3 +108,16 @@ def test_families_go_from_mild_to_strong():
         "npo": ["npo-at0.4", "npo-at0.2"],
         "oracle": ["oracle"],
     }
+
+
+def test_scores_of_analyses_are_read_as_they_are(hostile, tmp_path):
+    found = analyses.scores(hostile / "seed0")
+    assert found.keys() == {"detection: input_curvature", "some: score"}
+    index, score = found["some: score"]
+    assert (index.tolist(), len(score)) == (list(range(60, 100)), 40)
+    assert found["detection: input_curvature"][0].tolist() == list(range(120))
+    folder = tmp_path / "evals" / "base" / "analyses"
+    folder.mkdir(parents=True)
+    np.savez(folder / "some.npz", index=np.arange(3), score=np.zeros(4))
+    with pytest.raises(Damaged, match="some.npz: score and the training indices do not fit"):
+        analyses.scores(tmp_path)

@@ -26,22 +26,25 @@ def scores(run_path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         run_path: the run folder.
 
     Returns:
-        By ``ANALYSIS: SCORE``, N training indices and N floats, of which a higher one is more suspect.
+        By ``ANALYSIS: SCORE``, N training indices (all in order, where the file has none) and N floats, of which a
+        higher one is more suspect.
 
     Raises:
         Damaged: a file cannot be read, or holds something else.
     """
-    found = {}
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for file in sorted((evaluation_folder(run_path, BASE) / FOLDER).glob("*.npz")):
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                index_N = arrays[_INDEX]
+                index_N = arrays[_INDEX] if _INDEX in arrays else None
                 named = {name: arrays[name] for name in arrays.files if name != _INDEX}
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise Damaged(f"{file} cannot be read ({error}); make the analysis again") from error
-        if index_N.ndim != 1 or index_N.dtype.kind not in "iu":
-            raise Damaged(f"{file} holds no training indices; make the analysis again")
         for name, score in named.items():
-            if score.shape == index_N.shape and score.dtype.kind == "f":
-                found[f"{file.stem}: {name}"] = (index_N.astype(np.int64), score.astype(np.float64))
+            if "/" in name or score.ndim != 1 or score.dtype.kind != "f":  # for figures
+                continue
+            own_N = np.arange(len(score)) if index_N is None else index_N
+            if own_N.shape != score.shape or own_N.dtype.kind not in "iu":
+                raise Damaged(f"{file}: {name} and the training indices do not fit; make the analysis again")
+            found[f"{file.stem}: {name}"] = (own_N.astype(np.int64), score.astype(np.float64))
     return found

@@ -36,7 +36,7 @@ def scores(run_path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for file in sorted((evaluation_folder(run_path, BASE) / FOLDER).glob("*.npz")):
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                index_N = arrays[_INDEX] if _INDEX in arrays else None
+                index_N = arrays.get(_INDEX)
                 named = {name: arrays[name] for name in arrays.files if name != _INDEX}
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise Damaged(f"{file} cannot be read ({error}); make the analysis again") from error

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from vitmem.analysis.answers import answers_of
@@ -90,6 +89,8 @@ class Detection(EKFAC, Analysis):
 
     def quality(self, score_N: Tensor, is_noisy_N: Tensor, generator: torch.Generator) -> dict[str, float]:
         """Return area under the ROC curve, average precision, and misses when as many are flagged as are wrong."""
+        from sklearn.metrics import average_precision_score
+
         score_N = score_N.nan_to_num(nan=float(score_N.nanmean()))
         area, low, high = auroc_interval(score_N, is_noisy_N, self.resamples, generator)
         wrong = int(is_noisy_N.sum())

@@ -31,7 +31,7 @@ from vitmem.files import (
     write_together,
 )
 from vitmem.registry import is_outdated
-from vitmem.runs.beside import digest_of, run_of, subject_of
+from vitmem.runs.beside import belongs, digest_of, run_of, subject_of
 from vitmem.runs.contents import ANALYSIS
 from vitmem.runs.evaluate import evaluate, evaluation_folder, evaluation_inputs, examples, status_of, stored
 from vitmem.runs.folder import diverged, held
@@ -200,13 +200,9 @@ def stored_analysis(run: TrainedRun, analysis_id: str, edit_id: str = BASE) -> d
     """Return the stored result of an analysis, unless what it was found on, or which edits there are, has changed."""
     path = _file(run, analysis_id, edit_id)
     known = read_json(path, ANALYSIS)
-    if known is None or known["analysis"] != analysis_id or known["id"] != subject_of(run, edit_id):
-        return None
-    if any(setting not in row for row in known["rows"] for setting in known["settings"]):
+    if known is None or known["analysis"] != analysis_id or not belongs(run, known, edit_id):
         return None
     if known["inputs"] != _inputs(run, edit_id, known["name"], known["options"]):
-        return None
-    if any(weights != digest_of(run, of) for of, weights in known["references"].items()):
         return None
     if known["edits"] is not None and known["edits"] != sorted(usable_edits(run_of(run, BASE)[0] or run)):
         return None

@@ -17,7 +17,7 @@ from vitmem.editing.data import EditData
 from vitmem.files import cache_key, check_name, provenance, read_json, to_json, write_json
 from vitmem.models.memory import ran_out
 from vitmem.registry import explained, is_outdated
-from vitmem.runs.beside import digest_of, run_of, subject_of
+from vitmem.runs.beside import belongs, run_of, subject_of
 from vitmem.runs.contents import ATTACK
 from vitmem.runs.evaluate import evaluation_folder, evaluation_inputs
 from vitmem.runs.folder import held
@@ -125,13 +125,9 @@ def is_attacked(run: TrainedRun, attack: Attack, name: str, attack_id: str, edit
 def stored_attack(run: TrainedRun, attack_id: str, edit_id: str = BASE) -> dict | None:
     """Return the stored result of an attack, unless what it was measured on has changed since."""
     known = read_json(_file(run, attack_id, edit_id), ATTACK)
-    if known is None or known["attack"] != attack_id or known["id"] != subject_of(run, edit_id):
-        return None
-    if any(setting not in row for row in known["rows"] for setting in known["settings"]):
+    if known is None or known["attack"] != attack_id or not belongs(run, known, edit_id):
         return None
     if known["inputs"] != _inputs(run, edit_id, known["name"], known["options"]):
-        return None
-    if any(weights != digest_of(run, of) for of, weights in known["references"].items()):
         return None
     return known
 

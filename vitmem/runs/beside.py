@@ -31,3 +31,10 @@ def digest_of(run: TrainedRun, of: str) -> str | None:
     its_run, its_id = run_of(run, of)
     there = its_run is not None and (its_id == BASE or its_id in its_run.edited())
     return its_run.weights_digest(its_id) if there else None
+
+
+def belongs(run: TrainedRun, known: dict, edit_id: str) -> bool:
+    """Tell whether a stored result is of this model, has all settings, and was compared with models as they are now."""
+    whole = all(setting in row for row in known["rows"] for setting in known["settings"])
+    same = all(weights == digest_of(run, of) for of, weights in known["references"].items())
+    return known["id"] == subject_of(run, edit_id) and whole and same

@@ -11,7 +11,7 @@ import fnmatch
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -138,36 +138,36 @@ class Ownership(EKFAC, Analysis):
         return rows
 
 
-@dataclass
 class LayerOwned:
     """What single examples' curvature adds up to in one layer.
 
     Args:
+        kept_OI: which pairs are kept, bool.
+        random_OI: as many pairs dealt out at random.
+        number: N, how many examples there will be.
+
+    Attributes:
         sum_OI: of c over the examples.
         squares_OI: of c squared.
         gradient_OI: sum of the gradients, in the eigenbasis.
-        total: N, trace of each example's curvature.
-        inside: N, its part in the kept pairs.
-        inside_random: N, its part in as many pairs dealt out at random.
+        shares_3N: of each example, trace of its curvature, its part in the kept pairs, and in the random ones.
     """
 
-    sum_OI: Tensor
-    squares_OI: Tensor
-    gradient_OI: Tensor
-    total: list[Tensor] = field(default_factory=list)
-    inside: list[Tensor] = field(default_factory=list)
-    inside_random: list[Tensor] = field(default_factory=list)
+    def __init__(self, kept_OI: Tensor, random_OI: Tensor, number: int):
+        zeros = {"dtype": torch.float64, "device": kept_OI.device}
+        self.sum_OI, self.squares_OI, self.gradient_OI = (torch.zeros(kept_OI.shape, **zeros) for _ in range(3))
+        self.masks_3P = torch.stack([torch.ones_like(kept_OI), kept_OI, random_OI]).flatten(1).double()
+        self.shares_3N, self.seen = torch.zeros(3, number, **zeros), 0
 
-    def add(self, gradient_BOI: Tensor, kept_OI: Tensor, random_OI: Tensor) -> None:
+    def add(self, gradient_BOI: Tensor) -> None:
         """Add the gradients of some examples, in the eigenbasis."""
         c_BOI = gradient_BOI.double().square()
         self.sum_OI += c_BOI.sum(0)
         self.squares_OI += c_BOI.square().sum(0)
         self.gradient_OI += gradient_BOI.sum(0)
-        flat_BP = c_BOI.flatten(1)
-        self.total.append(flat_BP.sum(1))
-        self.inside.append(flat_BP @ kept_OI.flatten().double())
-        self.inside_random.append(flat_BP @ random_OI.flatten().double())
+        after = self.seen + len(c_BOI)
+        self.shares_3N[:, self.seen : after] = self.masks_3P @ c_BOI.flatten(1).T
+        self.seen = after
 
 
 class Owned:
@@ -180,17 +180,17 @@ class Owned:
     def __init__(self, layers: Mapping[str, LayerOwned]):
         self.layers = layers
 
-    def _summed(self, name: str, part: str) -> Tensor:
+    def _summed(self, name: str, part: int) -> Tensor:
         chosen = self.layers.values() if name == ALL else [self.layers[name]]
-        return torch.stack([torch.cat(getattr(layer, part)) for layer in chosen]).sum(0)
+        return torch.stack([layer.shares_3N[part] for layer in chosen]).sum(0)
 
     def trace(self, name: str) -> Tensor:
         """Return the trace N of each example's curvature."""
-        return self._summed(name, "total")
+        return self._summed(name, 0)
 
     def outside(self, name: str, random: bool = False) -> Tensor:
         """Return the share N of each example's curvature outside the kept pairs, or outside random ones."""
-        return 1 - self._summed(name, "inside_random" if random else "inside") / self.trace(name).clamp(min=1e-300)
+        return 1 - self._summed(name, 2 if random else 1) / self.trace(name).clamp(min=1e-300)
 
     def coherence(self, name: str) -> float:
         """Return the squared norm of the mean gradient over the mean squared norm."""
@@ -236,17 +236,14 @@ def owned(
     weight = next(model.parameters())
     u_a = {name: layer.basis.u_a_II.to(weight) for name, layer in layers.items()}
     u_g = {name: layer.basis.u_g_OO.to(weight) for name, layer in layers.items()}
-    found = {
-        name: LayerOwned(*(torch.zeros(mask.shape, dtype=torch.float64, device=weight.device) for _ in range(3)))
-        for name, mask in kept.items()
-    }
+    found = {name: LayerOwned(mask, random[name], len(examples)) for name, mask in kept.items()}
     seen: dict[str, Tensor] = {}
 
     def on_input(name: str, a_BTI: Tensor) -> None:
         seen[name] = a_BTI @ u_a[name]
 
     def on_gradient(name: str, g_BTO: Tensor) -> None:
-        found[name].add(torch.bmm((g_BTO @ u_g[name]).mT, seen[name]), kept[name], random[name])
+        found[name].add(torch.bmm((g_BTO @ u_g[name]).mT, seen[name]))
 
     tokens = "all" if tokens == "mean" else tokens
     batches = data.data.loader(examples, _TOGETHER)

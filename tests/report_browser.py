@@ -48,6 +48,9 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.driver.execute_async_script(  # colours that are still on their way have no contrast to measure
+            "Promise.all(document.getAnimations().map(one => one.finished)).then(arguments[arguments.length - 1])"
+        )
 
     def open(self, path: Path) -> "Page":
         """Open a file."""

@@ -176,7 +176,7 @@ def test_soft_targets_enter_the_loss_only_where_images_are_mixed():
     losses = []
     for soft in (None, target):
         module._epoch_loss = torch.zeros(2)
-        losses.append(float(module.training_step(batch._replace(target=soft), 0).detach()))
+        losses.append(float(module.training_step(batch._replace(target=soft), 0)["loss"].detach()))
     log_p = model(image).log_softmax(1)
     for loss, soft in zip(losses, (F.one_hot(label, 4), target), strict=True):
         smooth = 0.9 * soft + 0.1 / 4

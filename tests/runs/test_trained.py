@@ -16,6 +16,7 @@ def test_what_a_run_folder_holds(finished):
     present = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     expected = {
         "config.yaml", "provenance.json", "noise.csv", "noise.json", "checkpoints/last.ckpt", "metrics.csv",
+        "losses.safetensors", "evals/classes.csv", "evals/flips.csv",
         "model.safetensors", "model.json", "edits/kfac-rho0.9/model.safetensors", "edits/kfac-rho0.9/model.json",
         "edits/kfac-rho0.9/edit.json", "evals/base/examples.npz", "evals/base/metrics.json",
         "evals/kfac-rho0.9/examples.npz", "evals/kfac-rho0.9/metrics.json", "evals/results.csv",

@@ -75,12 +75,26 @@ def test_attacks_scorecards_classes_and_analyses(tmp_path):
     assert (left.value, left.low, left.high) == (0.45, 0.4, 0.5)
 
     (tmp_path / "analyses").mkdir()
-    rows = [["e", seed, "base", "b", "bands", layer, 3, 0.5 + seed, 0.1, 0.9] for seed in (0, 1) for layer in "xy"]
-    header = ["experiment", "seed", "id", "analysis", "name", "layer", "images", "ratio", "ratio_low", "ratio_high"]
+    rows = [["e", s, "base", "b", "bands", layer, 3, 0.5 + s, 0.1, 0.9, 0.3 + s / 7] for s in (0, 1) for layer in "xy"]
+    header = [
+        "experiment",
+        "seed",
+        "id",
+        "analysis",
+        "name",
+        "layer",
+        "images",
+        "ratio",
+        "ratio_low",
+        "ratio_high",
+        "p",
+    ]
     write_csv(tmp_path / "analyses" / "b.csv", header, rows)
     table = experiment_table(tmp_path, "b")
-    assert list(table.names) == ["id", "layer", "images", "ratio"]
+    assert list(table.names) == ["id", "layer", "images", "ratio", "p"]
     assert [(line[1], line[3].value) for line in table.body] == [("x", 1.0), ("y", 1.0)]
+    table = experiment_table(tmp_path, "b", ["ratio"])  # numbers that are not asked for tell no lines apart
+    assert [(line[1], line[3].value, line[3].seeds) for line in table.body] == [("x", 1.0, 2), ("y", 1.0, 2)]
 
 
 def test_a_comparison_has_means_and_sd_of_its_own(tmp_path):

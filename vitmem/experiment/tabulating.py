@@ -270,10 +270,10 @@ def _analysis(rows: Sequence[Row], names: Mapping[str, str], columns: Sequence[s
         values = [row[column] for row in rows if isinstance(row[column], float) and not math.isnan(row[column])]
         if column not in CONTEXT and not column.endswith(PARTS) and any(value != int(value) for value in values):
             measured.append(column)
-    measured = [*columns] or measured
     skip = (*CONTEXT, "analysis", "name", *measured)
     keys = [column for column in rows[0] if column not in skip and not column.endswith(PARTS)]
-    return summarise(Source(rows, names, keys, measured, {}), columns)
+    shown = [column for column in columns if column not in keys] or measured
+    return summarise(Source(rows, names, keys, shown, {}), columns)
 
 
 TABLES: dict[str, Callable[[Sequence[Row], Mapping[str, str], Sequence[str]], Table]] = {

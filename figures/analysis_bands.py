@@ -31,8 +31,7 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     found = {key: estimate(own, "ratio") for key, own in grouped(rows, *HEADER[:5]).items()}
     subjects = [s for s in ("base", "retrain") if any(key[0] == s for key in found)] or [rows[0]["id"]]
     bands = list(dict.fromkeys(row["band"] for row in rows))
-    figure = style.new_figure(style.WIDE, 2.9)
-    panels = figure.subplots(1, len(DEFINITIONS), sharey=True)
+    figure, panels = style.panels(len(DEFINITIONS), 2.4, legend=0.5, sharey=True)
     for axes, (definition, words) in zip(panels, DEFINITIONS.items(), strict=True):
         axes.axhline(1, color="black", linewidth=0.7, linestyle=":")
         for subject in subjects:
@@ -60,6 +59,6 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     if len(subjects) > 1:
         handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle=""))
         labels.append("hollow: retrain (null)")
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, title=seeds_of(rows))
+    style.legend(figure, handles, labels, seeds_of(rows))
     table = [(*key, *at) for key, at in found.items()]
     return [style.save(figure, out, name, HEADER, table)]

@@ -28,8 +28,7 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     base = [row for row in rows if row["id"] == "base"] or rows
     scores = {score: own for (score,), own in grouped(base, "score").items()}
     order = sorted(scores, key=lambda score: estimate(scores[score], "auroc").mean)
-    figure = style.new_figure(style.WIDE, 0.16 * len(order) + 1.1)
-    panels = figure.subplots(1, len(NUMBERS), sharey=True)
+    figure, panels = style.panels(len(NUMBERS), 0.16 * len(order) + 0.9, legend=0.2, sharey=True)
     for axes, (number, words) in zip(panels, NUMBERS.items(), strict=True):
         for y, score in enumerate(order):
             at = estimate(scores[score], number)

@@ -8,7 +8,7 @@ from vitmem.figures.over_seeds import estimate, grouped, seeds_of
 SHARES = {
     "outside_memorised": ("memorised", style.VERMILLION, "o"),
     "outside_clean": ("clean", style.BLUE, "s"),
-    "outside_random_memorised": ("memorised, random pairs", style.GREY, "^"),
+    "outside_random_memorised": ("random pairs", style.GREY, "^"),
 }
 SCORES = {
     "outside": ("curvature outside", style.VERMILLION),
@@ -47,8 +47,7 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     base = [row for row in rows if row["id"] == "base"] or rows
     layers = grouped((row for row in base if row["measure"] == "layer"), "layer")
     edits = [row for row in base if row["measure"] == "edit"]
-    figure = style.new_figure(style.WIDE, max(2.6, 0.17 * len(layers) + 0.9))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = style.panels(2, max(2.6, 0.17 * len(layers) + 0.7), legend=0.2, least=3.2)
     names = [layer for (layer,) in layers][::-1]
     for number, (column, (words, color, marker)) in enumerate(SHARES.items()):
         for y, layer in enumerate(names):
@@ -58,7 +57,7 @@ def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
                 label=words if y == 0 else None,
             )  # fmt: skip
     left.set_yticks(range(len(names)), [n.removeprefix("blocks.") for n in names])
-    left.set(xlabel="share of an example's curvature outside the kept pairs", ylim=(-0.7, len(names) - 0.3))
+    left.set(xlabel="share of an example's curvature\noutside the kept pairs", ylim=(-0.7, len(names) - 0.3))
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.3)
     for y, (score, (_, color)) in enumerate(reversed(SCORES.items())):
         for own in grouped((row for row in edits if row["score"] == score), "edit").values():

@@ -1,14 +1,14 @@
-"""The figures of analyses: each table of an experiment's ``analyses`` folder is drawn by what it is a table of."""
+"""The figures of analyses: each table of an experiment's ``analyses`` folder is drawn by what it is a table of.
+
+A module ``analysis_<name>`` draws the tables of one analysis: its ``draw(rows, out, name)`` takes the rows of a table,
+the folder and the name of the figure, and for those of ``PICTURED`` the arrays stored beside it, and returns the PNGs.
+"""
 
 from importlib import import_module
 from pathlib import Path
 
-from vitmem.figures.tables import read_arrays, read_csv
+from vitmem.figures.tables import ANALYSIS_TEXT, read_arrays, read_csv
 
-TEXT = (
-    "experiment", "id", "analysis", "name", "layer", "order", "definition", "band", "measure", "edit", "score", "mode",
-    "block", "kind", "against", "place", "component", "images",
-)  # fmt: skip
 DRAWN = ("bands", "ownership", "detection", "localise", "similarity", "dynamics", "directions")
 PICTURED = ("directions",)  # drawn with the images beside their table
 
@@ -25,7 +25,7 @@ def draw(folder: Path, out: Path) -> list[Path]:
     """
     paths = []
     for table in sorted(folder.glob("*.csv")):
-        rows = read_csv(table, TEXT)
+        rows = read_csv(table, ANALYSIS_TEXT)
         if rows and rows[0].get("name") in DRAWN:
             name = rows[0]["name"]
             more = {"arrays": read_arrays(table.with_suffix(".npz"))} if name in PICTURED else {}

@@ -20,13 +20,7 @@ HEADER = ["id", "layer", "order", "definition", "band", "ratio", "ratio_low", "r
 def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     """Draw the ratios of all layers together, of base and beside it, hollow, of retrain.
 
-    Args:
-        rows: of the table.
-        out: folder of the figure.
-        name: of the figure.
-
-    Returns:
-        The PNG.
+    See ``vitmem.figures.analyses``.
     """
     found = {key: estimate(own, "ratio") for key, own in grouped(rows, *HEADER[:5]).items()}
     subjects = [s for s in ("base", "retrain") if any(key[0] == s for key in found)] or [rows[0]["id"]]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vitmem.figures import style
-from vitmem.figures.over_seeds import estimate, grouped, seeds_of
+from vitmem.figures.over_seeds import estimate, grouped, of_base, seeds_of
 
 NUMBERS = {
     "auroc": "area under the ROC curve",
@@ -17,15 +17,9 @@ HEADER = ["id", "score", "number", "mean", "low", "high", "seeds"]
 def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     """Draw, of the base model, three measures of each score, best area first.
 
-    Args:
-        rows: of the table.
-        out: folder of the figure.
-        name: of the figure.
-
-    Returns:
-        The PNG.
+    See ``vitmem.figures.analyses``.
     """
-    base = [row for row in rows if row["id"] == "base"] or rows
+    base = of_base(rows)
     scores = {score: own for (score,), own in grouped(base, "score").items()}
     order = sorted(scores, key=lambda score: estimate(scores[score], "auroc").mean)
     figure, panels = style.panels(len(NUMBERS), 0.16 * len(order) + 0.9, legend=0.2, sharey=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitmem.figures import style, words
-from vitmem.figures.over_seeds import estimate, grouped, seeds_of
+from vitmem.figures.over_seeds import estimate, grouped, of_base, seeds_of
 
 PARTS = {
     "early": ("up to the best epoch", style.BLUE, "s"),
@@ -26,15 +26,9 @@ HEADER = [*SETTINGS, "number", "mean", "low", "high", "seeds"]
 def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     """Draw, of the base model, accuracies and overlaps over all layers, and bands by epoch where they were measured.
 
-    Args:
-        rows: of the table.
-        out: folder of the figure.
-        name: of the figure.
-
-    Returns:
-        The PNG.
+    See ``vitmem.figures.analyses``.
     """
-    base = [row for row in rows if row["id"] == "base"] or rows
+    base = of_base(rows)
     kinds = {measure: [row for row in base if row["measure"] == measure] for measure in NUMBERS}
     edits = set(labels(kinds["overlap"]).values())
     shown = [measure for measure, own in kinds.items() if own]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vitmem.figures import style
-from vitmem.figures.over_seeds import Estimate, estimate, grouped, seeds_of
+from vitmem.figures.over_seeds import Estimate, estimate, grouped, of_base, seeds_of
 
 MODES = ("scale", "rewind", "ekfac")
 SHOWN = {"memorized_lost": "memory lost", "validation_lost": "validation lost"}
@@ -18,15 +18,9 @@ HEADER = ["id", "mode", "block", "kind", "number", "mean", "low", "high", "seeds
 def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     """Draw, of the base model, a map of blocks and kinds for each mode, and the probes by depth.
 
-    Args:
-        rows: of the table.
-        out: folder of the figure.
-        name: of the figure.
-
-    Returns:
-        The PNG.
+    See ``vitmem.figures.analyses``.
     """
-    base = [row for row in rows if row["id"] == "base"] or rows
+    base = of_base(rows)
     found = grouped(base, "mode", "block", "kind")
     modes = [mode for mode in MODES if any(key[0] == mode for key in found)]
     probes = [key for key in found if key[0] == "probe"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vitmem.figures import style
-from vitmem.figures.over_seeds import estimate, grouped, seeds_of
+from vitmem.figures.over_seeds import estimate, grouped, of_base, seeds_of
 
 SHARES = {
     "outside_memorised": ("memorised", style.VERMILLION, "o"),
@@ -36,15 +36,9 @@ HEADER = ["id", "measure", "layer", "edit", "score", "number", "mean", "low", "h
 def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     """Draw, of the base model, shares by layer, and areas under the ROC curve by score.
 
-    Args:
-        rows: of the table.
-        out: folder of the figure.
-        name: of the figure.
-
-    Returns:
-        The PNG.
+    See ``vitmem.figures.analyses``.
     """
-    base = [row for row in rows if row["id"] == "base"] or rows
+    base = of_base(rows)
     layers = grouped((row for row in base if row["measure"] == "layer"), "layer")
     edits = [row for row in base if row["measure"] == "edit"]
     figure, (left, right) = style.panels(2, max(2.6, 0.17 * len(layers) + 0.7), legend=0.2, least=3.2)

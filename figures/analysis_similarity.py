@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitmem.figures import style, words
-from vitmem.figures.over_seeds import estimate, grouped, seeds_of
+from vitmem.figures.over_seeds import estimate, grouped, of_base, seeds_of
 from vitmem.figures.palette import COLORS, MARKERS
 
 IMAGES = ("memorised", "clean", "validation")
@@ -21,16 +21,10 @@ MOST = len(MARKERS)  # models that are drawn
 def draw(rows: list[dict], out: Path, name: str) -> list[Path]:
     """Draw, of the base model, CKA by depth for each kind of image, and the mean squared cosines of each layer.
 
-    Args:
-        rows: of the table.
-        out: folder of the figure.
-        name: of the figure.
-
-    Returns:
-        The PNG.
+    See ``vitmem.figures.analyses``.
     """
     rows = [row | {"against": SEEDS if re.fullmatch(r"seed\d+", row["against"]) else row["against"]} for row in rows]
-    base = [row for row in rows if row["id"] == "base"] or rows
+    base = of_base(rows)
     against = list(dict.fromkeys(row["against"] for row in base))
     looks = dict(zip(against, zip(COLORS, MARKERS, strict=False), strict=False))
     figure = style.new_figure(style.WIDE, 4.6)

@@ -50,6 +50,11 @@ def grouped(rows: Iterable[Mapping], *names: str) -> dict[tuple, list[Mapping]]:
     return found
 
 
+def of_base(rows: list[dict]) -> list[dict]:
+    """Return the rows of the base model; all where a table has none."""
+    return [row for row in rows if row["id"] == "base"] or rows
+
+
 def seeds_of(rows: Iterable[Mapping]) -> str:
     """Return over how many seeds rows go, and what their intervals are, in words."""
     number = len({row["seed"] for row in rows})

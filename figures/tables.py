@@ -35,6 +35,12 @@ ATTACK_TEXT = (
 )
 
 
+ANALYSIS_TEXT = (
+    "experiment", "id", "analysis", "name", "layer", "order", "definition", "band", "measure", "edit", "score", "mode",
+    "block", "kind", "against", "place", "component", "images",
+)  # fmt: skip
+
+
 class Family(NamedTuple):
     """Edits that differ in the value of one option only.
 

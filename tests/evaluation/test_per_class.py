@@ -6,8 +6,8 @@ import pytest
 from predicted import by_hand
 from scipy.stats import binomtest
 
-from vitmem.evaluation.metrics import compute
-from vitmem.evaluation.per_class import class_rows, flip_rows, remembered
+from vitmem.evaluation.metrics import compute, remembered
+from vitmem.evaluation.per_class import class_rows, flip_rows
 
 NAMES = ("zero", "one", "two")
 
@@ -70,7 +70,10 @@ def test_what_is_remembered_without_truth_counts_by_given_class_alone():
 def test_flips_are_what_models_say_about_wrong_labels():
     table = random_table(1)
     edited = dataclasses.replace(table, prediction=table.true)
-    rows = flip_rows([("base", remembered(table)), ("kfac", remembered(edited))], [f"{k}.png" for k in range(60)])
+    rows = flip_rows(
+        [("base", table.by_index(remembered(table))), ("kfac", edited.by_index(remembered(edited)))],
+        [f"{k}.png" for k in range(60)],
+    )
     assert [row["index"] for row in rows] == sorted(table.index[(table.split == 0) & table.is_noisy].tolist())
     for row in rows:
         (at,) = np.flatnonzero((table.split == 0) & (table.index == row["index"]))
@@ -80,4 +83,4 @@ def test_flips_are_what_models_say_about_wrong_labels():
     assert flip_rows([]) == []
     other = dataclasses.replace(edited, given=(edited.given + 1) % 3)
     with pytest.raises(ValueError, match="kfac was measured on other examples or labels than base"):
-        flip_rows([("base", remembered(table)), ("kfac", remembered(other))])
+        flip_rows([("base", table.by_index(remembered(table))), ("kfac", other.by_index(remembered(other)))])

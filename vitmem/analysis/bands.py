@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from vitmem.analysis.contract import Analysis, AnalysisData, AnalysisResult, check_counts
 from vitmem.analysis.resample import ends, permuted_ratios, resampled_ratios, two_sided
 from vitmem.curvature.cache import CurvatureConfig, LayerCurvature
-from vitmem.curvature.collect import observed, uncompiled
-from vitmem.curvature.moments import Tokens, select_tokens
+from vitmem.curvature.collect import sweep_inputs, uncompiled
+from vitmem.curvature.moments import Tokens
 from vitmem.datamodules.batch import Examples
 from vitmem.datamodules.module import MemorisationData
 from vitmem.editing.kfac import dealt_out
@@ -147,7 +147,6 @@ def band_filters(layer: LayerCurvature, generator: torch.Generator) -> dict[tupl
     return filters
 
 
-@torch.no_grad()
 def strengths(
     model: nn.Module,
     data: MemorisationData,
@@ -157,20 +156,15 @@ def strengths(
     tokens: Tokens,
 ) -> dict[tuple[str, str, str, str], Tensor]:
     """Return the strengths N, float64, by layer, order, definition and band; the norm stands as a band of its own."""
-    device = next(model.parameters()).device
     found: dict[tuple[str, str, str, str], list[Tensor]] = {}
     maps = {name: layer.map for name, layer in layers.items()}
 
-    def on_input(name: str, x: Tensor) -> None:
-        a_BTI = maps[name].with_constant(select_tokens(maps[name].input_rows(x), tokens, "input"))
+    def on_input(name: str, a_BTI: Tensor) -> None:
         squares = layer_strengths(a_BTI, maps[name].matrix(), filters[name])
         for key, square_B in squares.items():
             found.setdefault((name, *key), []).append(square_B.sqrt().double().cpu())
 
-    modules = {name: layer.module for name, layer in maps.items()}
-    with observed(model, modules, on_input, lambda name, gradient: None) as forward, torch.no_grad():
-        for batch in data.loader(examples):
-            forward(batch.image.to(device))
+    sweep_inputs(model, data.loader(examples), maps, tokens, on_input)
     return {key: torch.cat(parts) for key, parts in found.items()}
 
 

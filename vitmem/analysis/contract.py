@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from vitmem.curvature.cache import Curvature, CurvatureConfig
-from vitmem.datamodules.batch import TRAIN, Examples, keyed_generator
+from vitmem.datamodules.batch import Examples, keyed_generator
 from vitmem.datamodules.module import MemorisationData
 from vitmem.editing.data import EditData
-from vitmem.evaluation.predict import ExampleTable
+from vitmem.evaluation.predict import ExampleTable, training
 
 EVERYTHING = frozenset({"unlabeled", "given", "retain", "forget", "validation", "initial"})  # that there is to see
 
@@ -85,12 +85,7 @@ class AnalysisData:
     def training_table(self, of: str) -> ExampleTable | None:
         """Return what a model says of the training examples, in the order of their indices; as ``table``."""
         found = self.table(of)
-        if found is None:
-            return None
-        train = (found.split == TRAIN).nonzero()[0]
-        order = train[found.index[train].argsort()]
-        columns = {n: getattr(found, n) for n in found.__dataclass_fields__}
-        return ExampleTable(**{n: None if column is None else column[order] for n, column in columns.items()})
+        return None if found is None else training(found)
 
     def groups(self, most: int, generator: torch.Generator) -> tuple[Examples, Examples]:
         """Return memorised and clean training examples, at most so many of each, drawn at random.

@@ -7,7 +7,6 @@ directions of its own, so that it cancels in the average and lies outside of the
 Legend: B images, T tokens, I inputs, O outputs, N examples.
 """
 
-import fnmatch
 import math
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from vitmem.analysis.answers import answers_of
 from vitmem.analysis.contract import Analysis, AnalysisData, AnalysisResult, check_counts
+from vitmem.analysis.others import chosen_edits
 from vitmem.analysis.resample import auroc, auroc_interval, ends, permuted_ratios, resampled_mean, two_sided
 from vitmem.curvature.cache import LayerCurvature
 from vitmem.curvature.collect import sweep_batches, uncompiled
@@ -117,11 +117,7 @@ class Ownership(EKFAC, Analysis):
         if (losses_EN := data.losses()) is not None:
             scores["summed_loss"] = losses_EN[:, memorised.index].nansum(0)
         rows = []
-        for edit_id, (name, _, _) in data.edits().items() if data.subject == "base" else ():
-            if not any(
-                fnmatch.fnmatch(known, pattern) for known in (edit_id, name) for pattern in self.edits.split(",")
-            ):
-                continue
+        for edit_id in chosen_edits(data, self.edits) if data.subject == "base" else ():
             table = data.training_table(edit_id)
             if table is None:
                 continue

@@ -3,15 +3,14 @@
 Legend: N images, B images of a batch, T tokens, I inputs, R components of a layer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 
-from vitmem.curvature.collect import observed
+from vitmem.curvature.collect import sweep_inputs
 from vitmem.curvature.layers import LinearMap
-from vitmem.curvature.moments import Tokens, select_tokens
-from vitmem.datamodules.batch import Examples
+from vitmem.curvature.moments import Tokens
+from vitmem.datamodules.batch import Batch, Examples
 from vitmem.datamodules.module import MemorisationData
 
 
@@ -35,7 +34,6 @@ class Means:
         return mean_R, (variance_R / number).sqrt()
 
 
-@torch.no_grad()
 def responses(
     model: nn.Module,
     data: MemorisationData,
@@ -56,19 +54,19 @@ def responses(
         tokens: which positions count.
         on_response: called with a layer's name and its responses.
     """
-    device = next(model.parameters()).device
+    count = 0  # images of the batch: windows of an image come one after the other, as if they were images
 
-    def on_input(name: str, x: Tensor) -> None:
-        a_BTI = maps[name].with_constant(select_tokens(maps[name].input_rows(x), tokens, "input"))
+    def counted() -> Iterator[Batch]:
+        nonlocal count
+        for batch in data.loader(examples):
+            count = len(batch.index)
+            yield batch
+
+    def on_input(name: str, a_BTI: Tensor) -> None:
         squares_BTR = (a_BTI @ axes[name].to(a_BTI)).square()
         on_response(name, squares_BTR.reshape(count, -1, squares_BTR.shape[2]).mean(1).cpu())
 
-    count = 0  # images of the batch: windows of an image come one after the other, as if they were images
-    modules = {name: layer.module for name, layer in maps.items()}
-    with observed(model, modules, on_input, lambda name, gradient: None) as forward, torch.no_grad():
-        for batch in data.loader(examples):
-            count = len(batch.index)
-            forward(batch.image.to(device))
+    sweep_inputs(model, counted(), maps, tokens, on_input)
 
 
 def share_of(top: Tensor, is_member_N: Tensor) -> dict[str, float]:

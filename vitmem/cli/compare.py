@@ -14,7 +14,6 @@ EXAMPLES = """examples:
   vitmem compare runs/digits --all --power --difference 0.05           seeds that are needed, by the sd of these
   vitmem compare --power --sd 0.05 --difference 0.02                   or of a given one
 """
-FORMATS = ("markdown", "latex", "csv")
 BASE = "base"
 
 
@@ -58,6 +57,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def check(values) -> None:
     """Raise ValueError unless options go together."""
+    from vitmem.evaluation.typeset import FORMATS
+
     if values.sd is not None and not values.power:
         raise ValueError(f"sd is {values.sd:g}; it is for --power, give both")
     if values.sd is not None and values.paths:

@@ -151,6 +151,39 @@ def sweep_batches(
     return examples, lost, total
 
 
+def sweep_inputs(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    maps: Mapping[str, LinearMap],
+    tokens: Tokens,
+    on_input: Callable[[str, Tensor], None],
+) -> int:
+    """Run every batch forward, without gradients, handing over the chosen rows of inputs.
+
+    Args:
+        model: a classifier; it is left as it was.
+        batches: batches of the contract.
+        maps: linear maps to watch.
+        tokens: which positions are handed over.
+        on_input: called with a name and inputs B T I.
+
+    Returns:
+        Number of examples.
+    """
+    model, examples = uncompiled(model), 0
+    device = next(model.parameters()).device
+
+    def take_input(name: str, x: Tensor) -> None:
+        on_input(name, maps[name].with_constant(select_tokens(maps[name].input_rows(x), tokens, "input")))
+
+    modules = {name: layer.module for name, layer in maps.items()}
+    with observed(model, modules, take_input, lambda name, gradient: None) as forward, torch.no_grad():
+        for batch in batches:
+            forward(batch.image.to(device))
+            examples += len(batch.index)
+    return examples
+
+
 def collect_factors(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -221,22 +254,15 @@ def collect_inputs(
     A is that of ``collect_factors``, where the arguments are explained.
     """
     check_precision(dtype)
-    model = uncompiled(model)
-    own = next(model.parameters()).device
-    sums = {n: SecondMoment(m.inputs, dtype, device or own) for n, m in maps.items()}
-    positions, examples = dict.fromkeys(maps, 0), 0
+    device = device or next(model.parameters()).device
+    sums = {n: SecondMoment(m.inputs, dtype, device) for n, m in maps.items()}
+    positions = dict.fromkeys(maps, 0)
 
-    def on_input(name: str, x: Tensor) -> None:
-        a_BTI = maps[name].with_constant(select_tokens(maps[name].input_rows(x), tokens, "input"))
+    def on_input(name: str, a_BTI: Tensor) -> None:
         sums[name].add(a_BTI.flatten(0, 1))
         positions[name] += a_BTI.shape[0] * a_BTI.shape[1]
 
-    modules = {name: layer.module for name, layer in maps.items()}
-    with observed(model, modules, on_input, lambda name, gradient: None) as forward, torch.no_grad():
-        for batch in batches:
-            forward(batch.image.to(own))
-            examples += len(batch.index)
-    examples = int(all_sum(torch.tensor(examples)))
+    examples = int(all_sum(torch.tensor(sweep_inputs(model, batches, maps, tokens, on_input))))
     found = {}
     for name, layer in maps.items():
         a_II, number = all_sum(sums.pop(name).total()), int(all_sum(torch.tensor(positions[name])))

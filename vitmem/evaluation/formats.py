@@ -5,9 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vitmem.evaluation.typeset import FORMATS, escaped
-
-__all__ = ["FORMATS", "Table", "rows_of", "to_csv", "to_latex", "to_markdown", "written"]
+from vitmem.evaluation.typeset import escaped
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Table:
 
 
 def written(tables: Sequence[Table], form: str) -> str:
-    """Return tables in one of ``FORMATS``, with a line break at the end."""
+    """Return tables in one of ``typeset.FORMATS``, with a line break at the end."""
     if form == "csv":
         return to_csv(tables)
     return "\n".join(map({"markdown": to_markdown, "latex": to_latex}[form], tables))

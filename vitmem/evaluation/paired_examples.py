@@ -34,9 +34,7 @@ class PairedExamples(NamedTuple):
 
 def in_order(table: ExampleTable) -> ExampleTable:
     """Return a table sorted by split and index."""
-    order = np.lexsort((table.index, table.split))
-    columns = {name: getattr(table, name) for name in table.__dataclass_fields__}
-    return ExampleTable(**{name: None if column is None else column[order] for name, column in columns.items()})
+    return table.rows(np.lexsort((table.index, table.split)))
 
 
 def paired_examples(first: ExampleTable, second: ExampleTable, metric: str) -> PairedExamples | None:

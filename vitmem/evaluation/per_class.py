@@ -42,20 +42,11 @@ def class_rows(table: ExampleTable, names: Sequence[str]) -> list[dict]:
     return rows
 
 
-def remembered(table: ExampleTable) -> ExampleTable:
-    """Return the rows of a table on which memory is measured, by index: those with wrong labels, or the forget set."""
-    _, asked = right_and_asked(table)["memorized_accuracy"]
-    rows = np.flatnonzero(asked)
-    rows = rows[np.argsort(table.index[rows], kind="stable")]
-    columns = {f.name: getattr(table, f.name) for f in dataclasses.fields(table)}
-    return ExampleTable(**{name: None if column is None else column[rows] for name, column in columns.items()})
-
-
 def flip_rows(tables: Sequence[tuple[str, ExampleTable]], files: Sequence[str] = ()) -> list[dict]:
     """Return what each model says about each example on which memory is measured.
 
     Args:
-        tables: id and ``remembered`` table of each model, over the same examples.
+        tables: id and table of each model, by index, of those on which memory is measured, over the same examples.
         files: names of the training examples, by index; none where they have none.
 
     Returns:

@@ -16,7 +16,7 @@ from vitmem.datamodules.batch import TEST, TRAIN, TRIGGERED, VALIDATION
 from vitmem.files import write_atomically
 from vitmem.models.finite import answers
 
-__all__ = ["TEST", "TRAIN", "TRIGGERED", "VALIDATION", "ExampleTable", "predict"]
+__all__ = ["TEST", "TRAIN", "TRIGGERED", "VALIDATION", "ExampleTable", "predict", "training"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,16 @@ class ExampleTable:
         """N, bool: as ``Examples.to_retain``."""
         return self.given == self.true if self.chosen is None else ~self.chosen
 
+    def rows(self, chosen: np.ndarray) -> "ExampleTable":
+        """Return the rows at some positions, in their order."""
+        columns = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return ExampleTable(**{name: None if column is None else column[chosen] for name, column in columns.items()})
+
+    def by_index(self, mask: np.ndarray) -> "ExampleTable":
+        """Return the rows of a mask N, all of one split, in the order of their indices."""
+        chosen = np.flatnonzero(mask)
+        return self.rows(chosen[np.argsort(self.index[chosen], kind="stable")])
+
     def save(self, path: Path) -> None:
         """Write the table as NPZ."""
         buffer = io.BytesIO()
@@ -69,6 +79,11 @@ class ExampleTable:
         with np.load(path, allow_pickle=False) as arrays:
             names = [name for name in cls.__dataclass_fields__ if name != "chosen" or name in arrays]
             return cls(**{name: arrays[name] for name in names})
+
+
+def training(table: ExampleTable) -> ExampleTable:
+    """Return the rows of training examples, in the order of their indices."""
+    return table.by_index(table.split == TRAIN)
 
 
 @torch.no_grad()

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vitmem.evaluation.per_class import BY, PARTS, class_rows, flip_rows, remembered
+from vitmem.evaluation.metrics import remembered
+from vitmem.evaluation.per_class import BY, PARTS, class_rows, flip_rows
 from vitmem.evaluation.predict import ExampleTable
 from vitmem.files import Damaged, write_atomically
 from vitmem.models.weights import read_description
-from vitmem.runs.evaluate import examples
-from vitmem.runs.trained import BASE, REFERENCES, path_beside, saved_manifest
+from vitmem.runs.evaluate import examples_of
+from vitmem.runs.trained import saved_manifest
 
 MOST_EDITS, MOST_ROWS = 200, 100_000  # of flips.csv, which shall open in a spreadsheet
 CLASS_COLUMNS = ("experiment", "seed", "id", "by", "class", "class_name")
@@ -43,7 +44,7 @@ def write_per_example(folder: Path, runs: Mapping[int, Path], rows: Sequence[Map
         said = []
         for name, table in _tables(path, [row["id"] for row in own]):
             classes += [{**identity, "id": name, **row} for row in class_rows(table, names)]
-            said += [(name, remembered(table))] if name in kept else []
+            said += [(name, table.by_index(remembered(table)))] if name in kept else []
         found = flip_rows(said, saved_manifest(path).name)
         whole += len(found)
         named = {number: name for number, name in enumerate(names)}
@@ -65,9 +66,8 @@ def write_per_example(folder: Path, runs: Mapping[int, Path], rows: Sequence[Map
 def _tables(path: Path, ids: Iterable[str]) -> Iterator[tuple[str, ExampleTable]]:
     """Yield ids with what the models say about every example, as far as it is stored."""
     for name in ids:
-        place = (path_beside(path, name), BASE) if name in REFERENCES else (path, name)
         try:
-            yield name, examples(*place)
+            yield name, examples_of(path, name)
         except Damaged as error:
             print(f"vitmem: left out of classes.csv and flips.csv: {error}", file=sys.stderr, flush=True)
 

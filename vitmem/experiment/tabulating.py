@@ -12,26 +12,14 @@ from vitmem.evaluation.per_class import BY
 from vitmem.evaluation.scorecard import CRITERIA, JUDGED
 from vitmem.evaluation.tables import CONFIGURATION, COST, SHOWN, UNSEEN, usable
 from vitmem.evaluation.typeset import Number, Table
-from vitmem.figures.tables import ATTACK_TEXT, TEXT, mean_of, read_csv
+from vitmem.figures.tables import ANALYSIS_TEXT, ATTACK_TEXT, TEXT, mean_of, read_csv
 from vitmem.figures.words import row_of, some, spaced, words
 
 ANALYSES = "analyses"  # folder of the tables of analyses
 CONTEXT = ("experiment", "seed", "plan", *CONFIGURATION)  # columns that say of which model and data a row is
 PARTS = ("_low", "_high", "_n", "_sd")
-TEXTS = {*TEXT, *ATTACK_TEXT, "criterion", "population", "by", "class_name", "file", "given_name", "true_name", "cut"}
-TEXTS |= {
-    "method",
-    "layer",
-    "order",
-    "definition",
-    "band",
-    "measure",
-    "mode",
-    "block",
-    "against",
-    "component",
-    "images",
-}
+TEXTS = {*TEXT, *ATTACK_TEXT, *ANALYSIS_TEXT}
+TEXTS |= {"criterion", "population", "by", "class_name", "file", "given_name", "true_name", "cut", "method"}
 MOST_NOTES = 20
 
 Row = Mapping[str, object]

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from vitmem.evaluation.metrics import compute, remembered
-from vitmem.evaluation.predict import TRAIN, ExampleTable
+from vitmem.evaluation.predict import ExampleTable, training
 from vitmem.files import Damaged
-from vitmem.runs.evaluate import examples
-from vitmem.runs.trained import BASE, REFERENCES, path_beside
+from vitmem.runs.evaluate import examples, examples_of
+from vitmem.runs.trained import BASE
 
 COUNTED = {  # name in the page -> metric
     "memorized": "memorized_accuracy",
@@ -73,7 +73,7 @@ def read(path: Path, seed: int, rows: Sequence[Mapping], notes: list[str]) -> An
         notes: what had to be left out is added here.
     """
     try:
-        base = _training(examples(path, BASE))
+        base = training(examples(path, BASE))
     except Damaged as error:
         notes.append(f"Nothing is shown of single images of seed {seed}: {error}")
         return None
@@ -85,7 +85,7 @@ def read(path: Path, seed: int, rows: Sequence[Mapping], notes: list[str]) -> An
     for row in told[:MOST_MODELS]:
         name = row["id"]
         try:
-            table = examples(*((path_beside(path, name), BASE) if name in REFERENCES else (path, name)))
+            table = examples_of(path, name)
         except (Damaged, ValueError) as error:
             notes.append(f"{name} (seed {seed}) is left out where single images are shown: {error}")
             continue
@@ -96,7 +96,7 @@ def read(path: Path, seed: int, rows: Sequence[Mapping], notes: list[str]) -> An
                 f"table of results was written ({differ[0]}); `vitmem eval` writes it anew"
             )
             continue
-        found.answer[name] = _training(table).prediction
+        found.answer[name] = training(table).prediction
         found.count[name] = counts
     return found if found.answer else None
 
@@ -112,11 +112,3 @@ def _agrees(row: Mapping, metric: str, counts: Mapping[str, tuple[int, int]]) ->
     number, n = counts[next(name for name, other in COUNTED.items() if other == metric)]
     value = row.get(metric)
     return (value is None) == (not n) and (not n or math.isclose(value, number / n, abs_tol=1e-9))
-
-
-def _training(table: ExampleTable) -> ExampleTable:
-    """Return the rows of training examples, in the order of their indices."""
-    rows = np.flatnonzero(table.split == TRAIN)
-    rows = rows[np.argsort(table.index[rows], kind="stable")]
-    columns = {name: getattr(table, name) for name in ExampleTable.__dataclass_fields__}
-    return ExampleTable(**{name: None if column is None else column[rows] for name, column in columns.items()})

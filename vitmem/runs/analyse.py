@@ -1,6 +1,7 @@
 """Analyses of the model of a run folder and of its edits: made once, stored beside their evaluation, read again."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -115,6 +116,7 @@ def analysis_data(run: TrainedRun, edit_id: str, asked: dict[str, str | None]) -
         asked[of] = digest_of(run, of)
         return its_run.model_of(its_id)
 
+    @functools.cache  # which files are whole is told once for each model
     def table(of: str) -> ExampleTable | None:
         its_run, its_id = run_of(run, of)
         if its_run is None:
@@ -125,6 +127,7 @@ def analysis_data(run: TrainedRun, edit_id: str, asked: dict[str, str | None]) -
         evaluate(its_run, its_id)
         return examples(its_run.path, its_id)
 
+    @functools.cache
     def edits() -> dict[str, tuple[str, str, float]]:
         found = usable_edits(base)
         listed.append(sorted(found))

@@ -12,7 +12,7 @@ from vitmem.evaluation.tables import check_added
 from vitmem.files import Damaged, cache_key, check_name, file_digest, load_json, provenance, read_json, write_json
 from vitmem.runs.contents import MEASURED
 from vitmem.runs.folder import diverged, weights_digest
-from vitmem.runs.trained import BASE, TrainedRun
+from vitmem.runs.trained import BASE, REFERENCES, TrainedRun, path_beside
 
 VERSION = 1  # of what is measured; raise it when a metric or the pass over the data changes: all is measured again
 MEASUREMENT, EXAMPLES = "metrics.json", "examples.npz"
@@ -128,6 +128,18 @@ def examples(run_path: Path, edit_id: str = BASE) -> ExampleTable:
         return ExampleTable.load(file)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # one without a checksum
         raise Damaged(f"{file} cannot be read ({error}); {again}") from error
+
+
+def examples_of(base_path: Path, model_id: str) -> ExampleTable:
+    """Return what a model of an experiment says about every example, as ``examples``.
+
+    Args:
+        base_path: run folder of the base model.
+        model_id: ``base``, a reference beside it, or an edit.
+    """
+    if model_id in REFERENCES:
+        return examples(path_beside(base_path, model_id))
+    return examples(base_path, model_id)
 
 
 def metrics_of(found: dict) -> dict[str, dict]:

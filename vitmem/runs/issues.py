@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from vitmem.evaluation.predict import TRAIN
+from vitmem.evaluation.predict import training
 from vitmem.runs.analyse import stored_analysis, stored_scores
 from vitmem.runs.evaluate import evaluate, examples
 from vitmem.runs.trained import TrainedRun
@@ -36,8 +36,7 @@ def issues_csv(run: TrainedRun, score: str, share: float) -> str:
     if score not in scores:
         raise ValueError(f"--issues is {score!r}; there are: {', '.join(scores)}")
     evaluate(run)
-    table, suspect_N = examples(run.path), scores[score]
-    order = np.flatnonzero(table.split == TRAIN)[np.argsort(table.index[table.split == TRAIN])]
+    table, suspect_N = training(examples(run.path)), scores[score]
     ranked = np.flatnonzero(~np.isnan(suspect_N))
     by_suspicion = ranked[np.argsort(-suspect_N[ranked], kind="stable")]
     quality = {index: rank / max(1, len(ranked) - 1) for rank, index in enumerate(by_suspicion.tolist())}
@@ -46,7 +45,7 @@ def issues_csv(run: TrainedRun, score: str, share: float) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for index in ranked.tolist():
-        given, said = table.given[order[index]], table.prediction[order[index]]
+        given, said = table.given[index], table.prediction[index]
         said_name = names[said] if said >= 0 else ""
         writer.writerow([index, index in marked, f"{quality[index]:.6f}", names[given], said_name])
     return out.getvalue()

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.nn import functional as F
 
 from vitmem.distributed import all_sum, is_main
 from vitmem.files import Damaged, write_atomically
@@ -32,41 +33,39 @@ class LossLog(L.Callback):
 
     Args:
         folder: the run folder.
-        epochs: E.
     """
 
-    def __init__(self, folder: Path, epochs: int):
-        self.path, self.epochs = folder / LOSSES, epochs
-        self.losses_EN = torch.empty(0)
+    def __init__(self, folder: Path):
+        self.path = folder / LOSSES
+        self.losses_N: list[Tensor] = []  # of the epochs that are done
         self.current_2N = torch.empty(0)  # losses of this epoch so far, and which examples took part
 
     def state_dict(self) -> dict:
         """Return what a checkpoint keeps: this process's part of the epoch, and all of those before."""
-        return {"losses": self.losses_EN, "current": all_sum(self.current_2N.clone())}
+        return {"losses": self.losses_N, "current": all_sum(self.current_2N.clone())}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on from a checkpoint."""
-        self.losses_EN = state_dict["losses"]
+        self.losses_N = state_dict["losses"]
         self.current_2N = state_dict["current"] * is_main()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make room for the examples at hand."""
         number = int(trainer.train_dataloader.examples.index.max()) + 1
-        if self.losses_EN.shape != (self.epochs, number):
-            self.losses_EN = torch.full((self.epochs, number), torch.nan)
         if self.current_2N.shape != (2, number):
             self.current_2N = torch.zeros(2, number)
         self.current_2N = self.current_2N.to(pl_module.device)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Note the losses of a batch; an example that occurs several times in an epoch has the last one."""
-        self.current_2N[0, batch.index] = outputs["losses"]
+        loss_B = F.cross_entropy(outputs["logits"].float(), batch.given_label, reduction="none")
+        self.current_2N[0, batch.index] = loss_B
         self.current_2N[1, batch.index] = 1
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         """Note the epoch; its processes have each seen a part of the examples."""
         sum_N, times_N = all_sum(self.current_2N).cpu()
-        self.losses_EN[trainer.current_epoch] = sum_N / times_N  # 0 / 0 is NaN
+        self.losses_N.append(sum_N / times_N)  # 0 / 0 is NaN
         self.current_2N.zero_()
 
     def on_fit_end(self, trainer, pl_module) -> None:
@@ -78,7 +77,7 @@ class LossLog(L.Callback):
         if not is_main():
             return
         try:
-            write_atomically(self.path, save({"losses": self.losses_EN.contiguous()}))
+            write_atomically(self.path, save({"losses": torch.stack(self.losses_N)}))
         except OSError as error:
             raise StateLost(
                 f"{self.path} cannot be written ({error.strerror}); make room or make the folder writable: the "
@@ -116,7 +115,7 @@ class KeptWeights(L.Callback):
 
 def course_of(train: TrainConfig, folder: Path) -> list[L.Callback]:
     """Return what keeps the course of a training, as asked for."""
-    losses = [LossLog(folder, train.epochs)] if train.log_losses else []
+    losses = [LossLog(folder)] if train.log_losses else []
     return [*losses, KeptWeights(folder, train.keep_every)] if train.keep_every else losses
 
 

@@ -93,7 +93,7 @@ class MemorisationModule(L.LightningModule):
         """Return the mean cross-entropy on the given labels, weighted by the batch's share of the step's examples.
 
         The labels of mixed images are soft. Lightning and the strategy take the mean over the batches of a step, so
-        that the weights are 1 on average. ``losses`` are those of the examples at their given labels, not smoothed.
+        that the weights are 1 on average. ``logits`` are for callbacks.
         """
         target = batch.given_label if batch.target is None else batch.target
         with self.tied(batch.index):
@@ -105,8 +105,8 @@ class MemorisationModule(L.LightningModule):
         alone = share()[1] == 1
         if (self.device.type == "cpu" and alone) or batch_idx % 50 == 49:  # reading a loss waits for the step
             self._mean_loss()
-        each_B = F.cross_entropy(logits_BK.detach().float(), batch.given_label, reduction="none")
-        return {"loss": loss * (own / step * loader.share.accumulate * loader.share.processes), "losses": each_B}
+        weighted = loss * (own / step * loader.share.accumulate * loader.share.processes)
+        return {"loss": weighted, "logits": logits_BK.detach()}
 
     def _mean_loss(self) -> float:
         """Return the mean loss of the epoch so far, over all processes."""

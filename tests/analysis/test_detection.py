@@ -4,6 +4,7 @@ from torch import nn
 
 from vitmem.analysis import detection
 from vitmem.analysis.detection import Detection, cross_validated, input_curvature, of_edits, of_training
+from vitmem.analysis.resample import auroc
 
 
 def generator():
@@ -108,3 +109,13 @@ def test_which_labels_are_wrong_is_not_used_by_the_scores(known, model, data):
 def test_bad_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Detection(**options)
+
+
+def test_confident_learning_ranks_planted_labels_first():
+    pytest.importorskip("cleanlab", reason="cleanlab is not installed: pip install 'vitmem[detect]'")
+    true = torch.arange(200) % 5
+    p_NK = torch.full((200, 5), 0.1, dtype=torch.float64)
+    p_NK[torch.arange(200), true] = 0.6
+    given = torch.where(torch.arange(200) < 20, (true + 1) % 5, true)
+    (score,) = detection.confident_learning(p_NK, given).values()
+    assert auroc(score, torch.arange(200) < 20) == 1

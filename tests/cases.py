@@ -48,3 +48,12 @@ QUICK = [
     "--model.width=16", "--model.depth=2", "--model.heads=2", "--model.patch=4",
     "--train.epochs=2", "--train.batch_size=200", "--train.warmup_epochs=1",
 ]  # fmt: skip
+
+# An experiment file of a few seconds.
+SMALL = """references: [retrain]
+figures: false
+report: false
+model: {width: 16, depth: 2, heads: 2, patch: 4}
+train: {epochs: 2, batch_size: 400, warmup_epochs: 1}
+edits: [{name: kfac, rho: [0.9, 0.8]}, {name: svd}]
+"""

@@ -17,15 +17,20 @@ class Progress:
     Args:
         stage: what is worked on, such as ``runs/digits/seed0: edits``.
         total: number of pieces.
+        done: how many of them were there before.
     """
 
-    def __init__(self, stage: str, total: int):
-        self.stage, self.total, self.done = stage, total, 0
+    def __init__(self, stage: str, total: int, done: int = 0):
+        self.stage, self.total, self.done = stage, total, done
         self._start = self._shown = time.monotonic()
         self._worked = 0  # pieces that took time: what was there before tells nothing of the rest
         self._last = self._start
         terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=stage, leave=False, disable=None, dynamic_ncols=True) if terminal else None
+        self._bar = (
+            tqdm(total=total, initial=done, desc=stage, leave=False, disable=None, dynamic_ncols=True)
+            if terminal
+            else None
+        )
 
     def __enter__(self) -> "Progress":
         return self

@@ -61,11 +61,13 @@ class Plugin:
         file: its name, without folders.
         sha256: of its content.
         tables: its entries by group and name.
+        path: where it was read.
     """
 
     file: str
     sha256: str
     tables: Mapping[str, Mapping[str, object]]
+    path: Path = Path()
 
 
 _LOADED: list[Plugin] = []
@@ -187,7 +189,7 @@ def load_plugin(path: Path | str) -> Plugin:
         raise ValueError(
             f"the plug-in {path} cannot be loaded: {type(error).__name__}: {_short(error)}{_line(error, path)}"
         ) from error
-    plugin = Plugin(path.name, sha256, _tables(path, vars(module)))
+    plugin = Plugin(path.name, sha256, _tables(path, vars(module)), path.resolve())
     _LOADED.append(plugin)
     return plugin
 
@@ -240,6 +242,11 @@ def _tables(path: Path, names: Mapping[str, object]) -> dict[str, dict[str, obje
 def plugins() -> list[dict[str, str]]:
     """Return the plug-ins of this process as provenance records them: file and SHA-256."""
     return [{"file": plugin.file, "sha256": plugin.sha256} for plugin in _LOADED]
+
+
+def plugin_paths() -> list[Path]:
+    """Return the files of the plug-ins of this process: another process loads them to know what this one knows."""
+    return [plugin.path for plugin in _LOADED]
 
 
 def origin(group: str, name: str) -> str:

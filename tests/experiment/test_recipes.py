@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def planned(monkeypatch):
     def plan(path):
         found = []
 
-        def reached(plan, out, **options):
-            found.append(plan)
+        def reached(cells, folder, how, **options):
+            found.append(dataclasses.replace(cells[0].experiment, name=folder.name))
             raise Reached
 
         monkeypatch.setattr("vitmem.experiment.run.run", reached)

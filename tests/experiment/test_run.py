@@ -42,7 +42,7 @@ def test_an_edit_that_diverges_stops_nothing_else(cli, registered, run_folder, t
 
 
 @pytest.mark.parametrize("tune", [0, 2])
-def test_want_of_memory_ends_the_command_and_is_no_result(cli, registered, run_folder, tmp_path, monkeypatch, tune):
+def test_want_of_memory_fails_the_stage_and_is_no_result(cli, registered, run_folder, tmp_path, monkeypatch, tune):
     monkeypatch.setattr(Explode, "search", {"how": ("choice", "nan", "memory")})
     file = tmp_path / "tiny.yaml"
     file.write_text(
@@ -51,9 +51,9 @@ def test_want_of_memory_ends_the_command_and_is_no_result(cli, registered, run_f
         f"tune: {tune}\n"
     )
     code, _, errors = cli("run", file, f"--out={tmp_path}", "--name=tiny")
-    assert code == 1
-    assert errors.splitlines()[-1].startswith("vitmem: [enforce fail")
-    assert "not enough memory" in errors
+    assert code == 3
+    assert errors.startswith("vitmem: failed: tiny/seed0 measure: edit explode: [enforce fail")
+    assert "free memory" in errors
     assert not list(run_folder.glob("edits/explode*/edit.json"))
     assert not list(run_folder.glob("tuning/*"))
     assert cli("edit", "explode", run_folder, "--how=memory")[0] == 1

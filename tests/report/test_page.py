@@ -13,6 +13,8 @@ from reported import CLASSES, Elements
 from vitmem.evaluation.glossary import GLOSSARY, entry
 from vitmem.evaluation.scorecard import CRITERIA
 from vitmem.evaluation.tables import terminal_table, to_csv
+from vitmem.experiment.board import Board
+from vitmem.experiment.perform import How
 from vitmem.files import write_atomically
 from vitmem.report import figures, tables
 from vitmem.report.answers import COUNTED
@@ -180,7 +182,9 @@ def test_a_run_folder_has_a_report_of_its_seed(run_folder, cli):
 
 
 def test_run_ends_with_the_report(copied, cli, monkeypatch):
-    monkeypatch.setattr("vitmem.experiment.run.run", lambda *args, **options: rows_of(copied))
+    monkeypatch.setattr(
+        "vitmem.experiment.run.run", lambda *args, **options: (rows_of(copied), Board([], {}, How(copied.parent)))
+    )
     command = ("run", copied / "plan.yaml", f"--out={copied.parent}", "--figures=false")
     assert cli(*command, "--report=false")[1].splitlines()[-1].startswith("results: ")
     assert not (copied / "report.html").exists()

@@ -11,8 +11,10 @@ from vitmem.attacks.relearn import Relearn
 from vitmem.editing import edits
 from vitmem.editing.contract import EditDiverged
 from vitmem.experiment.attacking import attack_results
+from vitmem.experiment.perform import How
+from vitmem.experiment.perform import perform as perform_task
 from vitmem.experiment.plan import Experiment, plan_attacks
-from vitmem.experiment.run import measure_seed
+from vitmem.experiment.stages import MEASURE, Task
 from vitmem.runs.attack import is_attacked, perform, stored_attack
 from vitmem.runs.edit import make_edit
 from vitmem.runs.evaluate import evaluation_inputs
@@ -163,7 +165,7 @@ def test_an_attack_that_fails_is_told_and_the_others_are_made(cli, run_folder, c
             perform(run, raising(error), "broken", "broken", keep_going=True)
     items = [{"name": "imprint", "lr": 1e18, "steps": 3}, {"name": "quantize", "bits": [4], "groups": []}]
     plan = Experiment("tiny", run.config, references=(), attacks=plan_attacks(items))
-    measure_seed(plan, run, {}, force=False)
+    perform_task(Task(plan, run.path.parent, 0, MEASURE), How(run.path.parent.parent))
     assert "imprint on base failed: the loss of the attack's fine-tuning is not finite" in capsys.readouterr().out
     stored = {result["attack"]: result for result in attack_results(run, (), ())}
     assert "not finite" in stored["imprint"]["report"]["failed"]

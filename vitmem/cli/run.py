@@ -1,6 +1,7 @@
 """``vitmem run``: all stages of an experiment file."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ EXAMPLES = """examples:
 """
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     """Run an experiment file."""
     asked = wants_help(arguments)
     if not asked and (not arguments or arguments[0].startswith("-")):
@@ -26,34 +27,98 @@ def main(arguments: Sequence[str]) -> None:
     parser.examples = EXAMPLES
     add_output(parser, file.stem if file else "NAME OF THE FILE")
     add_experiment(parser)
-    parser.add_argument("--dry_run", action="store_true", help="print the plan and what it will take; write nothing")
+    add_place_of_work(parser)
     values = parser.read(options)
     plan = dataclasses.replace(experiment(values), file=file)
+    from vitmem.experiment.sweep import cells
 
-    from vitmem.evaluation.comparison import comparison_table
-    from vitmem.evaluation.tables import terminal_table
-
+    swept = cells(plan, values.sweep)
     if values.dry_run:
         from vitmem.experiment import forecast
 
-        print("\n".join(forecast.lines(plan, Path(values.out))))
-        return
-    from vitmem.experiment import run
+        print("\n".join(forecast.lines(swept, Path(values.out) / plan.name)))
+        return 0
+    return _run(plan, swept, values)
 
-    rows = run.run(plan, Path(values.out), force=values.force, wait=values.wait)
-    print("\n" + terminal_table(rows))
-    if plan.tune:
+
+def _run(plan, swept, values) -> int:
+    """Run a plan, print its tables and draw its figures, and return the exit code."""
+    from vitmem.evaluation.comparison import comparison_table
+    from vitmem.evaluation.tables import terminal_table
+    from vitmem.experiment import run
+    from vitmem.experiment.jobs import check_jobs
+    from vitmem.experiment.perform import How
+
+    out, folder = Path(values.out), Path(values.out) / plan.name
+    how = How(out, values.force, values.retry_failed, values.wait, values.share)
+    launcher = _launcher(values, swept, folder)
+    rows, board = run.run(swept, folder, how, jobs=check_jobs(values.jobs), launcher=launcher)
+    is_sweep = len(swept) > 1 or bool(swept[0].columns)
+    print("\n" + (_means(folder) if is_sweep else terminal_table(rows)))
+    if plan.tune and not is_sweep:
         print("\n" + comparison_table(rows))
-    folder, drawn = Path(values.out) / plan.name, []
-    if values.figures:
+    drawn = 0
+    if values.figures and not is_sweep:
         from vitmem.experiment.drawing import draw_figures
 
-        drawn = draw_figures(plan, Path(values.out), rows)
-    print(f"\nresults: {folder / 'results.csv'}" + (f"; {len(drawn)} figures: {folder / 'figures'}" if drawn else ""))
-    if values.report:
+        drawn = len(draw_figures(plan, out, rows))
+    print(f"\nresults: {folder / 'results.csv'}" + (f"; {drawn} figures: {folder / 'figures'}" if drawn else ""))
+    if values.report and not is_sweep:
         from vitmem.cli.report import written
 
         print(f"report: {written(folder)}")
+    return said(board)
+
+
+def _launcher(values, swept, folder: Path):
+    """Return what performs tasks elsewhere; None where this machine does.
+
+    Raises:
+        ValueError: there is no such launcher, or it cannot be used here.
+    """
+    if values.launcher == "local":
+        if values.slurm:
+            raise ValueError(f"slurm is {values.slurm!r}, but launcher is local; give --launcher slurm, too")
+        return None
+    if values.launcher != "slurm":
+        raise ValueError(f"launcher is {values.launcher!r}; give local or slurm")
+    from vitmem.experiment.forecast import minutes
+    from vitmem.experiment.slurm import Slurm, read_slurm
+
+    at_most = {"at_most": values.jobs} if values.jobs > 1 else {}
+    found = Slurm(folder / "stages" / "slurm", read_slurm(values.slurm), minutes=minutes(swept[0]), **at_most)
+    found.check()
+    return found
+
+
+def _means(folder: Path) -> str:
+    """Return the table of a sweep: means over seeds, by cell and id."""
+    from vitmem.experiment.tabulating import experiment_table
+
+    return experiment_table(folder, "results").typeset("markdown", f"vitmem table {folder}")
+
+
+def said(board) -> int:
+    """Say which stages failed, and return the exit code: 3 if any did."""
+    lines = board.told()
+    for line in lines:
+        print(f"vitmem: {line}", file=sys.stderr)
+    if lines:
+        print("vitmem: all else is done; mend the cause, and give --retry_failed to try these again", file=sys.stderr)
+    return 3 if lines else 0
+
+
+def add_place_of_work(parser) -> None:
+    """Add where stages are done, and which."""
+    parser.add_argument("--dry_run", action="store_true", help="print the plan and what it will take; write nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, among which cores and GPUs are shared out")
+    parser.add_argument("--launcher", type=str, default="local", help="local, or slurm: a job for each model and seed")
+    what = "options of sbatch for --launcher slurm, such as partition=gpu,gpus_per_node=1,time=120"
+    parser.add_argument("--slurm", type=str, default="", help=what)
+    parser.add_argument("--retry_failed", action="store_true", help="do again the stages that failed")
+    parser.add_argument(
+        "--share", type=bool, default=True, help="take over equal trainings of other experiments in OUT"
+    )
 
 
 def add_experiment(parser) -> None:
@@ -64,6 +129,7 @@ def add_experiment(parser) -> None:
         "--references", type=list | str | None, default="clean,retrain", help="of clean, retrain, early_stop"
     )
     parser.add_argument("--edits", type=list[dict], default=[], help="each with a name and options; lists are swept")
+    parser.add_argument("--sweep", type=dict, default={}, help="options with lists of values: a cell for each")
     parser.add_argument("--attacks", type=list | str | None, default=None, help="each a name, or one with options")
     parser.add_argument("--attacked", type=list | str, default="*", help="ids of the edits to attack, with * and ?")
     parser.add_argument("--analyses", type=list | str | None, default=None, help="each a name, or one with options")

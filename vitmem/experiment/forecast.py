@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from vitmem.editing.contract import Edit
 from vitmem.editing.kfac import KFAC
 from vitmem.experiment.attacking import pending
 from vitmem.experiment.plan import Experiment, PlannedEdit
-from vitmem.experiment.run import check, model_folder
+from vitmem.experiment.run import cell_folder, check
+from vitmem.experiment.stages import model_folder
+from vitmem.experiment.sweep import Cell
 from vitmem.experiment.tuning import trials_made
-from vitmem.files import read_json
+from vitmem.files import digest, read_json
 from vitmem.models.build import create
 from vitmem.models.layers import select_layers
 from vitmem.progress import duration, size
@@ -65,33 +67,82 @@ class Stage:
         return ", ".join(fact for fact in facts if fact)
 
 
-def lines(experiment: Experiment, out: Path) -> list[str]:
+def lines(cells: Sequence[Cell], folder: Path) -> list[str]:
     """Return the plan of an experiment in words; nothing is written, but a few batches are trained to tell the time.
 
     Args:
-        experiment: what is planned.
-        out: folder of all experiments.
+        cells: of its sweep; one that changes nothing where it has none.
+        folder: of the experiment.
 
     Raises:
         ValueError: the plan cannot be carried out.
     """
-    check(experiment)
-    folder, data = out / experiment.name, make_data(experiment.run)
-    training = cost.plan(timm_arguments(experiment.run, data), data, experiment.run.train, experiment.run.trainer)
-    models = _models(experiment, folder, training, data)
-    runs = {seed: _opened(model_folder(folder, seed, BASE), experiment) for seed in experiment.seeds}
-    curvature, memory = _curvature(experiment, runs, data)
-    stages = [models, curvature, *_edits(experiment, runs, data, training), *_asked(experiment, folder, runs)]
-    stages = [stage for stage in stages if stage.total]
+    found, measured = [], _Measured()
+    for cell in cells:
+        check(cell.experiment)
+        found.append(_forecast(cell.experiment, cell_folder(folder, cell), measured))
+    stages = _summed([stage for stages, _ in found for stage in stages])
     seconds, disk = sum(stage.seconds for stage in stages), sum(stage.disk for stage in stages)
-    memory = max(memory, training.memory) if models.done < models.total else memory
+    memory = max(most for _, most in found)
+    experiment = cells[0].experiment
     where = cost.where(experiment.run.train, experiment.run.trainer)
+    number = f"{len(cells)} cells, " if len(cells) > 1 else ""
     return [
-        f"{folder}: seeds {', '.join(map(str, experiment.seeds))}, on {where}",
+        f"{folder}: {number}seeds {', '.join(map(str, experiment.seeds))}, on {where}",
         *(f"  {stage.line()}" for stage in stages),
         f"in all: about {duration(seconds)}, memory about {size(memory)}, disk {size(disk)}"
         + ("" if seconds else "; everything is done"),
     ]
+
+
+class _Measured:
+    """What training costs, told once for experiments that differ in nothing that matters."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, cost.Plan] = {}
+
+    def plan(self, run: RunConfig, data: MemorisationData) -> cost.Plan:
+        """Return the cost of a training."""
+        told = run.to_dict()
+        key = digest(
+            [told["data"], told["model"], told["trainer"], told["train"]["batch_size"], told["train"]["epochs"]]
+        )
+        if key not in self._known:
+            self._known[key] = cost.plan(timm_arguments(run, data), data, run.train, run.trainer)
+        return self._known[key]
+
+
+def _forecast(experiment: Experiment, folder: Path, measured: _Measured) -> tuple[list[Stage], float]:
+    """Return the stages of one experiment, and the most memory that one takes."""
+    data = make_data(experiment.run)
+    training = measured.plan(experiment.run, data)
+    models = _models(experiment, folder, training, data)
+    runs = {seed: _opened(model_folder(folder, seed, BASE), experiment) for seed in experiment.seeds}
+    curvature, memory = _curvature(experiment, runs, data)
+    stages = [models, curvature, *_edits(experiment, runs, data, training), *_asked(experiment, folder, runs)]
+    return stages, max(memory, training.memory) if models.done < models.total else memory
+
+
+def minutes(cell: Cell) -> tuple[float, float]:
+    """Return about how many minutes a training of a cell takes, and all else of a seed; 0 where that is not known."""
+    experiment = cell.experiment
+    data = make_data(experiment.run)
+    training = _Measured().plan(experiment.run, data)
+    none: dict[int, TrainedRun | None] = {experiment.seeds[0]: None}
+    stages = [_curvature(experiment, none, data)[0], *_edits(experiment, none, data, training)]
+    asked = bool(experiment.attacks or experiment.analyses)  # nobody knows before the first is made
+    return 60 * training.hours, 0.0 if asked else sum(stage.seconds for stage in stages) / 60
+
+
+def _summed(stages: Iterable[Stage]) -> list[Stage]:
+    """Return one stage for each name, of all cells."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        known = found.setdefault(stage.name, Stage(stage.name))
+        for field in ("total", "done", "seconds", "disk"):
+            setattr(known, field, getattr(known, field) + getattr(stage, field))
+        known.note = known.note or stage.note
+    return [stage for stage in found.values() if stage.total]
 
 
 def _models(experiment: Experiment, folder: Path, training: cost.Plan, data: MemorisationData) -> Stage:

@@ -1,68 +1,159 @@
 """The grid of an experiment: trained, edited, measured and attacked, resumable, into tables."""
 
 import contextlib
-import dataclasses
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from vitmem.editing.contract import Edit
 from vitmem.editing.known import known_noisy
 from vitmem.evaluation.comparison import comparison_csv
-from vitmem.evaluation.tables import OK, usable
-from vitmem.experiment.analysing import analyse_all
 from vitmem.experiment.analysing import write_tables as write_analyses
-from vitmem.experiment.attacking import attack_all, gather_attacks, pending, read_results, write_attacks
+from vitmem.experiment.attacking import gather_attacks, read_results, write_attacks
+from vitmem.experiment.board import Board, View
+from vitmem.experiment.jobs import run_jobs
 from vitmem.experiment.per_example import write_per_example
-from vitmem.experiment.plan import Experiment, PlannedEdit
-from vitmem.experiment.results import PLAN, largest, seed_folders, write_experiment_table
-from vitmem.experiment.tuning import Tuning, check_known, check_validation, points, tune
-from vitmem.files import write_atomically
-from vitmem.progress import Progress
-from vitmem.runs.edit import make_edit
-from vitmem.runs.evaluate import evaluate, status_of
-from vitmem.runs.folder import held, held_all
-from vitmem.runs.start import check_model, make_data
-from vitmem.runs.train import train
-from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
+from vitmem.experiment.perform import How, perform
+from vitmem.experiment.plan import Experiment
+from vitmem.experiment.results import PLAN, seed_folders, write_experiment_table
+from vitmem.experiment.stages import Task, tasks
+from vitmem.experiment.sweep import Cell
+from vitmem.experiment.swept import write_swept
+from vitmem.experiment.tuning import check_known, check_validation
+from vitmem.files import digest, write_atomically
+from vitmem.runs.config import RunConfig
+from vitmem.runs.folder import held, held_all, in_use
+from vitmem.runs.share import training_digest
+from vitmem.runs.start import check_model, make_data, pretrained_sha256
+from vitmem.runs.train import check_there, is_occupied
 from vitmem.training.devices import check as check_devices
 from vitmem.training.loggers import check_loggers
 
+Launcher = Callable[[Board, View, Callable[[Task], None]], None]
 
-def run(experiment: Experiment, out: Path, *, force: bool = False, wait: bool = False) -> list[dict]:
+
+def run(
+    cells: Sequence[Cell], folder: Path, how: How, *, jobs: int = 1, launcher: Launcher | None = None
+) -> tuple[list[dict], Board]:
     """Run all stages of an experiment; what is finished is not done again.
 
     Args:
-        experiment: what to do.
-        out: folder of all experiments.
-        force: do everything again.
-        wait: wait while other commands work on one of the seeds.
+        cells: of its sweep; one that changes nothing where it has none.
+        folder: of the experiment.
+        how: in which way stages are done.
+        jobs: processes of this machine.
+        launcher: performs the tasks elsewhere.
 
     Returns:
-        The rows of ``results.csv``: of all seeds that are there, whatever command made them.
+        The rows of ``results.csv``: of all seeds that are there, whatever command made them; and what became of the
+        stages.
 
     Raises:
         ValueError: the plan cannot be carried out, or another command works on one of the seeds.
     """
-    folder = out / experiment.name
-    check(experiment)
-    others = read_results(experiment.other_rates)
-    rows: list[dict] = []
-    with contextlib.ExitStack() as stack:
+    board = survey(cells, folder, how)
+    others = {cell_folder(folder, cell): read_results(cell.experiment.other_rates) for cell in cells}
+    experiments = {cell_folder(folder, cell): cell.experiment for cell in cells}
+    rows: dict[Path, list[dict]] = {}
+    for path, experiment in experiments.items():
         if experiment.file:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / PLAN, experiment.file.read_text())
-        kinds = [kind for kind in (BASE, *REFERENCES) if kind in (BASE, *experiment.references)]
-        models = [model_folder(folder, seed, kind) for seed in sorted(experiment.seeds) for kind in kinds]
-        stack.enter_context(held_all(models, wait=wait))
-        for seed in experiment.seeds:
-            base, references = train_models(experiment, folder, seed, force)
-            measure_seed(experiment, base, references, force)
-            rows = write_tables(experiment, folder, others)
-        write_per_example(folder, seed_folders(folder), rows)
-    return rows
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / PLAN, experiment.file.read_text())
+
+    def ended(task: Task) -> None:
+        if not task.is_training:
+            rows[task.folder] = write_tables(experiments[task.folder], task.folder, others[task.folder])
+
+    with View(board, str(folder)) as view:
+        if launcher:
+            launcher(board, view, ended)
+        elif jobs > 1:
+            run_jobs(board, view, jobs, ended)
+        else:
+            run_here(board, view, ended)
+    for path, experiment in experiments.items():
+        if path not in rows:
+            rows[path] = write_tables(experiment, path, others[path])
+        write_per_example(path, seed_folders(path), rows[path])
+    if any(cell.columns for cell in cells):
+        return write_swept(folder, [(cell, rows[cell_folder(folder, cell)]) for cell in cells]), board
+    return rows[folder], board
+
+
+def survey(cells: Sequence[Cell], folder: Path, how: How) -> Board:
+    """Return the tasks of an experiment with what is done of them; nothing is written.
+
+    Raises:
+        ValueError: the plan cannot be carried out, or another command works on one of the seeds.
+    """
+    planned, training, checked = [], {}, _Checked()
+    for cell in cells:
+        checked.check(cell.experiment)
+        of_cell = tasks(cell.experiment, cell_folder(folder, cell))
+        planned += of_cell
+        for task in of_cell:
+            if task.is_training:
+                config = cell.experiment.config_of(task.seed, task.part)
+                training[task.record] = training_digest(config, *checked.inputs(config))
+    board = Board(planned, training, how)
+    for task in board.left:
+        if (user := in_use(task.path)) and not how.wait:
+            raise ValueError(f"{task.path} is in use by {user}; wait for it to end, or give --wait")
+        if task.is_training and is_occupied(task.path) and not how.force:
+            config = task.experiment.config_of(task.seed, task.part)
+            check_there(config, task.path, make_data(config))
+    return board
+
+
+def cell_folder(folder: Path, cell: Cell) -> Path:
+    """Return where a cell lies: in a folder of its own, or in the experiment's if there is no sweep."""
+    return folder / cell.experiment.name if cell.columns else folder
+
+
+def run_here(board: Board, view: View, ended: Callable[[Task], None]) -> None:
+    """Perform the tasks of a board in this process, one seed after the other, and hold its folders meanwhile."""
+    seeds: dict[tuple[Path, int], list[Task]] = {}
+    for task in board.left:
+        seeds.setdefault((task.folder, task.seed), []).append(task)
+    for of_seed in seeds.values():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(held_all([task.path for task in of_seed if task.is_training], wait=board.how.wait))
+            for task in of_seed:
+                outcome: dict[str, tuple[str, str]] = {}
+
+                def told(name: str, state: str, why: str, task: Task = task, outcome: dict = outcome) -> None:
+                    outcome[name] = (state, why)
+                    view.told(task, name, state, why)
+
+                board.begin(task)
+                perform(task, board.how, board.training.get(task.record, ""), told)
+                board.finish(task, outcome)
+                ended(task)
+
+
+class _Checked:
+    """Checks the experiments of a plan, each combination of what matters once, and knows the data that they need."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._inputs: dict[str, tuple[str, str | None]] = {}
+
+    def check(self, experiment: Experiment) -> None:
+        """Raise ValueError if an experiment cannot be carried out."""
+        told = experiment.run.to_dict()
+        parts = [told[part] for part in ("data", "noise", "model", "trainer")]
+        parts += [told["train"]["batch_size"], told["train"]["frozen"]]
+        rest = [experiment.references, experiment.tune, experiment.known, [str(p.edit) for p in experiment.edits]]
+        if (key := digest([parts, rest])) not in self._seen:
+            check(experiment)
+            self._seen.add(key)
+
+    def inputs(self, config: RunConfig) -> tuple[str, str | None]:
+        """Return the fingerprint of the data of a run and the SHA-256 of the weights that it starts from."""
+        told = config.to_dict()
+        if (key := digest([told["data"], told["model"]["pretrained"]])) not in self._inputs:
+            self._inputs[key] = make_data(config).manifest.data_fingerprint, pretrained_sha256(config)
+        return self._inputs[key]
 
 
 def check(experiment: Experiment) -> None:
@@ -89,25 +180,6 @@ def check(experiment: Experiment) -> None:
         planned.edit.check(blank)
 
 
-def train_models(
-    experiment: Experiment, folder: Path, seed: int, force: bool
-) -> tuple[TrainedRun, dict[str, TrainedRun]]:
-    """Train the base model of a seed and its references, and return them."""
-    found = {}
-    with Progress(f"{folder}: models of seed {seed}", 1 + len(experiment.references)) as progress:
-        for kind in (BASE, *experiment.references):
-            path = model_folder(folder, seed, kind)
-            trained = train(experiment.config_of(seed, kind), path, force=force)
-            found[kind] = dataclasses.replace(trained, known=experiment.known, cache_gb=experiment.cache_gb)
-            progress.step(kind)
-    return found.pop(BASE), found
-
-
-def model_folder(folder: Path, seed: int, kind: str) -> Path:
-    """Return where an experiment has a model."""
-    return folder / (f"seed{seed}" if kind == BASE else f"seed{seed}-{kind}")
-
-
 def write_tables(experiment: Experiment, folder: Path, others: list[list[dict]]) -> list[dict]:
     """Write the tables of all seeds that are there, and return the rows of ``results.csv``."""
     order = [name for planned in experiment.edits for name in experiment.result_ids(planned)]
@@ -120,57 +192,3 @@ def write_tables(experiment: Experiment, folder: Path, others: list[list[dict]])
         if experiment.analyses:
             write_analyses(folder, experiment.known)
     return rows
-
-
-def measure_seed(experiment: Experiment, base: TrainedRun, references: Mapping[str, TrainedRun], force: bool) -> None:
-    """Measure and attack the models of a seed, then make, measure and attack every edit, as needed."""
-    for model in (base, *references.values()):
-        evaluate(model, force=force)
-        attack_all(model, experiment.attacks, force=force, keep_going=True)
-    total = sum(len(experiment.result_ids(planned)) for planned in experiment.edits)
-    with Progress(f"{base.path}: edits", total) as progress:
-        for planned in experiment.edits:
-            for name, edit, tuned in settings(experiment, planned, base, force):
-                made = functools.partial(
-                    make_edit,
-                    base,
-                    edit,
-                    planned.name,
-                    name,
-                    replace=True,
-                    save=experiment.save_weights,
-                    cleaned=True,
-                    tuned=tuned,
-                    keep_going=True,
-                )
-                content = made(force=force)
-                found = evaluate(base, name, force=force)
-                if experiment.is_attacked(name) and usable(content) and status_of(found) == OK:
-                    if not base.has_weights(name) and pending(base, experiment.attacks, name):
-                        made(force=True)
-                        evaluate(base, name)  # weights that were cleaned away may come out otherwise in the last digit
-                    attack_all(base, experiment.attacks, name, force, keep_going=True)
-                progress.step(name)
-    for model in (base, *(model for kind, model in references.items() if kind == "retrain")):
-        analyse_all(model, experiment.analyses, force=force)
-
-
-def settings(
-    experiment: Experiment, planned: PlannedEdit, base: TrainedRun, force: bool
-) -> list[tuple[str, Edit, dict | None]]:
-    """Return the edits to report, each with its name and how it was tuned: one, or one for each operating point."""
-    space = experiment.space(planned)
-    if not space:
-        return [(planned.edit_id, planned.edit, None)]
-    tuning = Tuning(planned.prefix, planned.edit, space, experiment.tune, experiment.tuner)
-    trials = tune(base, tuning, force=force)
-    spent = {key: sum(trial[key] for trial in trials) for key in ("passes", "seconds")}
-    spent["extra_memory_bytes"] = largest(trial["extra_memory_bytes"] for trial in trials)
-    found = []
-    for name, (point, choose) in zip(
-        experiment.result_ids(planned), points(experiment.tuner, space).items(), strict=True
-    ):
-        chosen = choose(trials)
-        tuned = {"point": point, "trials": len(trials), "tuner": experiment.tuner, **spent, "chosen": chosen}
-        found.append((name, dataclasses.replace(planned.edit, **chosen["options"]), tuned))
-    return found

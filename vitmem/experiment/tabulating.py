@@ -173,7 +173,9 @@ def _results(rows: Sequence[Row], names: Mapping[str, str], columns: Sequence[st
     notes += failed[:MOST_NOTES] + ([f"and {len(failed) - MOST_NOTES} more that failed"] * (len(failed) > MOST_NOTES))
     values = [*shown, "ground_truth_recovered", *(["track"] if any(row.get("track") for row in rows) else [])]
     titles = {**shown, "ground_truth_recovered": "recovered"}
-    return summarise(Source(rows, names, ("id",), values, titles, notes), columns)
+    is_sweep = len({row.get("experiment") for row in rows}) > 1
+    keys = ("experiment", "id") if is_sweep else ("id",)
+    return summarise(Source(rows, names, keys, values, {"experiment": "cell"} | titles, notes), columns)
 
 
 def _attacks(rows: Sequence[Row], names: Mapping[str, str], columns: Sequence[str]) -> Table:

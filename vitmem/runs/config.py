@@ -210,7 +210,7 @@ def comparable(config: RunConfig) -> RunConfig:
 # What an experiment file holds besides its base model.
 EXPERIMENT = (
     "name", "seeds", "references", "edits", "attacks", "attacked", "analyses", "other_rates", "save_weights", "known",
-    "tune", "tuner", "figures", "vary_noise", "cache_gb",
+    "tune", "tuner", "figures", "vary_noise", "cache_gb", "report", "sweep",
 )  # fmt: skip
 
 

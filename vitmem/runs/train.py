@@ -91,32 +91,15 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
     folder = RunFolder(path)
     examples = len(data.fit_examples())
     text = dump_yaml(config.to_dict())
-    start_sha256 = pretrained_sha256(config)
     _settle(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not folder.is_run:
-            raise ValueError(f"{path} exists and is not a run folder; choose another --out or --name")
-        if not force:
-            folder.check()
-            saved = saved_config(path)
-            if comparable(saved) != comparable(config):  # options newer than the folder have their defaults
-                differs = difference(comparable(saved).to_dict(), comparable(config).to_dict())
-                raise ValueError(
-                    f"{path} holds a run with other settings ({differs}); choose another --name, "
-                    f"or --force to replace it{_longer(path, saved, config)}"
-                )
-            if folder.read_provenance().get("pretrained_sha256") != start_sha256:
-                raise ValueError(
-                    f"{config.model.pretrained} is not the file that {path} started from: its SHA-256 differs; "
-                    "restore it, choose another --name, or --force to replace the run"
-                )
-            check_data(path, saved_manifest(path), data)
-            if folder.is_trained:
-                adopted = "adopted" in folder.read_provenance()
-                print(f"{path}: {'adopted, not trained here' if adopted else 'already trained'}")
-                return True
+    if is_occupied(path) and not force:
+        check_there(config, path, data)
+        if folder.is_trained:
+            adopted = "adopted" in folder.read_provenance()
+            print(f"{path}: {'adopted, not trained here' if adopted else 'already trained'}")
+            return True
     if force or not folder.is_run:
-        begin(path, text, data, pretrained_sha256=start_sha256)
+        begin(path, text, data, pretrained_sha256=pretrained_sha256(config))
     header = data.manifest.header()
     print(f"{path}: training on {examples} examples ({config.train_on}); {header['num_noisy']} of "
           f"{header['num_examples']} labels are wrong, realised rate {header['realised_rate']:.4f} "
@@ -125,6 +108,43 @@ def prepare(config: RunConfig, path: Path, data: MemorisationData, force: bool) 
         print(f"train.warmup_epochs is {config.train.warmup_epochs:g}, of {config.train.epochs} epochs: the learning "
               "rate rises to the end, and never falls", flush=True)  # fmt: skip
     return False
+
+
+def is_occupied(path: Path) -> bool:
+    """Tell whether there is something in the place of a run folder.
+
+    Raises:
+        ValueError: it is no run folder.
+    """
+    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if occupied and not RunFolder(path).is_run:
+        raise ValueError(f"{path} exists and is not a run folder; choose another --out or --name")
+    return occupied
+
+
+def check_there(config: RunConfig, path: Path, data: MemorisationData) -> None:
+    """Raise ValueError if a run folder that is there cannot be gone on with: it was changed, or is of another training.
+
+    Args:
+        config: asked for.
+        path: the run folder.
+        data: at hand.
+    """
+    folder = RunFolder(path)
+    folder.check()
+    saved = saved_config(path)
+    if comparable(saved) != comparable(config):  # options newer than the folder have their defaults
+        differs = difference(comparable(saved).to_dict(), comparable(config).to_dict())
+        raise ValueError(
+            f"{path} holds a run with other settings ({differs}); choose another --name, "
+            f"or --force to replace it{_longer(path, saved, config)}"
+        )
+    if folder.read_provenance().get("pretrained_sha256") != pretrained_sha256(config):
+        raise ValueError(
+            f"{config.model.pretrained} is not the file that {path} started from: its SHA-256 differs; "
+            "restore it, choose another --name, or --force to replace the run"
+        )
+    check_data(path, saved_manifest(path), data)
 
 
 def _further(header: dict) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -17,6 +18,7 @@ from vitmem.training.config import TrainerConfig
 
 for part in ("pytorch", "fabric"):  # which devices there are, and advertisements
     logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*`srun` command is available")  # where Slurm is, but not asked for
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")  # what compiled and sharded models put into parameter names
 

@@ -11,6 +11,7 @@ from vitmem.training.module import warmup_cosine
 
 FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 SHAPES = {  # of the images, and the number of classes
+    "ablate": ((1, 8, 8), 10),
     "digits": ((1, 8, 8), 10),
     "cifar10": ((3, 32, 32), 10),
     "photographs": ((3, 32, 32), 10),

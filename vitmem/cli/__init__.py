@@ -21,15 +21,16 @@ USAGE = """usage: vitmem VERB ...
   report FOLDER            one HTML file of an experiment's or a run's results, which opens in any browser
   export RUN ID FOLDER     write a model, base or edited, as a folder that timm and Hugging Face Transformers open
   clean FOLDER ...         free disk: checkpoints of finished trainings, curvature, weights of edits; results stay
-  run EXPERIMENT.yaml      all stages of an experiment file, over its seeds
+  run EXPERIMENT.yaml      all stages of an experiment file, over its seeds and its sweep (--jobs, --launcher slurm)
   figures EXPERIMENT       the figures of a finished experiment again: for a paper or a talk, of any width and format
   table EXPERIMENT         a table of an experiment in Markdown, LaTeX or CSV
   list [WHAT]              data sets, noise kinds, models, edits, attacks, analyses, metrics, ..., or one of them
 
 Every verb takes --plugin FILE.py: a file of yours whose edits, attacks, metrics, ... join ours; it is code that runs.
 `vitmem VERB --help` lists the options of a verb with their defaults (`vitmem edit NAME --help` those of an edit).
-Exit codes: 0 done, 1 failed (check: something is wrong), 2 wrong input, 130 stopped by Ctrl-C and 143 by SIGTERM (the
-state is saved: the same command goes on from there, if need be without --force).
+Exit codes: 0 done, 1 failed (check: something is wrong), 2 wrong input, 3 stages of a run failed (the rest is done),
+130 stopped by Ctrl-C and 143 by SIGTERM (the state is saved: the same command goes on from there, if need be without
+--force).
 VITMEM_DEBUG=1 shows the traceback of an error."""
 
 # verb -> module

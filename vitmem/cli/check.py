@@ -18,9 +18,10 @@ def main(arguments: Sequence[str]) -> int:
     values = check_parser().read(arguments)
 
     from vitmem.experiment.checking import check_experiment, check_run
+    from vitmem.experiment.results import cells_in
     from vitmem.runs.folder import PROVENANCE
 
-    paths = [Path(path) for path in values.folders]
+    paths = [cell for path in values.folders for cell in cells_in(Path(path))]
     for path in paths:
         if not (path / PROVENANCE).exists() and not any(path.glob("seed*")):
             raise ValueError(f"{path} is neither a run folder nor one of an experiment; give one, such as runs/digits")

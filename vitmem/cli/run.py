@@ -11,6 +11,8 @@ from vitmem.runs import config
 EXAMPLES = """examples:
   vitmem run experiments/digits.yaml --seeds 0,1,2     three seeds, one table with means and deviations
   vitmem run experiments/digits.yaml --dry_run         the plan: stages, what is done, time, memory and disk
+  vitmem run experiments/ablate_training.yaml --jobs 2   a sweep, in two processes that share the cores
+  vitmem run FILE.yaml --launcher slurm --slurm partition=gpu,gpus_per_node=1 --jobs 8
 """
 
 

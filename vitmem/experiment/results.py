@@ -235,6 +235,13 @@ def largest(numbers: Iterable[int | None]) -> int | None:
     return max((number for number in numbers if number is not None), default=None)
 
 
+def cells_in(path: Path) -> list[Path]:
+    """Return the experiment folders that a path names: itself, as a run folder, too, or the cells of its sweep."""
+    if RunFolder(path).is_run or any(path.glob("seed*")):
+        return [path]
+    return sorted({seed.parent for seed in path.glob("*/seed*")}) or [path]
+
+
 def runs_in(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """Return the run folders that paths name, each once, and those of the paths that are experiment folders.
 
@@ -243,7 +250,7 @@ def runs_in(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """
     runs: dict[Path, None] = {}
     experiments = []
-    for path in map(Path, paths):
+    for path in [cell for given in paths for cell in cells_in(Path(given))]:
         inside = [] if RunFolder(path).is_run else list(seed_folders(path).values())
         for run in inside:
             check_seed(run)

@@ -15,7 +15,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.editing.auto import AutoEKFAC
 from vitmem.editing.data import EditData
-from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved, layer_row, relative_change
+from vitmem.editing.kfac import EKFAC, KFAC, RandomPairs, TopRemoved, filtered, layer_row, relative_change
 from vitmem.editing.svd import SVD
 from vitmem.models.layers import select_layers
 
@@ -254,14 +254,22 @@ def test_masses_by_hand():
 def test_a_row_of_the_report_by_hand():
     layer = next(iter(EditData(DATA, KFAC().sees, CACHE).curvature(MODEL, KFAC()).layers.values()))
     half = torch.full(layer.mass.shape, 0.5, dtype=torch.float64)
-    row = layer_row("it", layer, half)
+    kept = filtered(layer.coordinates_OI, half)
+    assert torch.equal(kept, layer.coordinates_OI / 2)
+    row = layer_row("it", layer, half, kept)
     assert (row["layer"], row["pairs"], row["pairs_kept"]) == ("it", half.numel(), half.numel() / 2)
     assert row["mass_kept"] == pytest.approx(0.5)
     assert row["relative_change"] == pytest.approx(0.5, rel=1e-5)
     assert (row["clamped_a"], row["clamped_g"]) == (layer.basis.clamped_a, layer.basis.clamped_g)
     nothing = dataclasses.replace(layer, mass=DenseMass(torch.zeros(layer.mass.shape)))
-    assert layer_row("it", nothing, half)["mass_kept"] == 1.0
-    assert layer_row("it", layer, torch.full_like(half, 1 / 3))["pairs_kept"] == round(half.numel() / 3, 3)
+    assert layer_row("it", nothing, half, kept)["mass_kept"] == 1.0
+    assert layer_row("it", layer, torch.full_like(half, 1 / 3), kept)["pairs_kept"] == round(half.numel() / 3, 3)
+    mask = torch.rand(half.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    masked = filtered(layer.coordinates_OI, mask)
+    assert torch.equal(masked, layer.coordinates_OI * mask)
+    row = layer_row("it", layer, mask, masked)
+    assert row["pairs_kept"] == int(mask.sum())
+    assert row["mass_kept"] == pytest.approx(float(layer.mass.dense()[mask].sum()) / layer.mass.total)
 
 
 def test_the_change_of_nothing_is_none():

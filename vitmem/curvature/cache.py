@@ -242,7 +242,7 @@ class CurvatureCache:
             for part, group in _parts(maps, config.layers_per_pass):  # the sums of one group are held at a time
                 factors, took = self._sums(LayerFactors, config, group, key + part, collect)
                 start = time.perf_counter()
-                bases |= decompose_all(factors)
+                bases |= decompose_all(factors, _vectors(model))
                 seconds["collect"] += took
                 seconds["decompose"] += time.perf_counter() - start
                 any_layer = next(iter(factors.values()))
@@ -334,6 +334,11 @@ def _stored(path: Path, kind: type[Layer], key: str, layers: list[str]) -> tuple
         return ({name: sums[name] for name in layers}, float(metadata["seconds"])) if metadata["key"] == key else None
     except (OSError, KeyError, ValueError, SafetensorError):
         return None
+
+
+def _vectors(model: nn.Module) -> torch.dtype:
+    """Return the type of eigenvectors: that of the weights they meet, so that no edit casts them again."""
+    return torch.promote_types(next(model.parameters()).dtype, torch.float32)
 
 
 def _how(config: CurvatureConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitmem.curvature.collect import observed
 from vitmem.curvature.layers import LinearMap
+from vitmem.curvature.moments import FORMED, WORTH
 from vitmem.models.memory import OutOfMemory, saved_bytes
 from vitmem.progress import duration, size
 
@@ -24,6 +25,8 @@ class LayerCost:
         outputs: O.
         inputs: I.
         sums: bytes of the sums that are held while collecting.
+        bases: bytes of eigenvectors.
+        squares: bytes of the sums of second moments (EK-FAC).
         kept: bytes of eigenvectors, masses and coordinates that are held afterwards.
         disk: bytes of the stored sums.
     """
@@ -32,6 +35,8 @@ class LayerCost:
     outputs: int
     inputs: int
     sums: int
+    bases: int
+    squares: int
     kept: int
     disk: int
 
@@ -48,10 +53,11 @@ def layer_costs(maps: Mapping[str, LinearMap], moments: str, dtype: str) -> list
     costs = []
     for name, layer in maps.items():
         o, i = layer.outputs, layer.inputs
-        squares = o * i if moments == "ekfac" else 0
-        factors = width * (o * o + i * i)
-        kept = 8 * (o * o + i * i) + 4 * o * i + 24 * squares  # float64 bases, coordinates, masses with their order
-        costs.append(LayerCost(name, o, i, max(factors, width * squares), kept, factors + width * squares))
+        pairs = o * i if moments == "ekfac" else 0
+        factors, squares = width * (o * o + i * i), width * pairs
+        bases = max(4, layer.module.weight.element_size()) * (o * o + i * i)
+        kept = bases + 4 * o * i + 24 * pairs  # bases, coordinates, masses with their order
+        costs.append(LayerCost(name, o, i, max(factors, squares), bases, squares, kept, factors + squares))
     return costs
 
 
@@ -98,6 +104,8 @@ class Requirements:
 
     Args:
         sums: bytes of the sums that are held at a time.
+        held: bytes that are held beside activations while collecting: sums, and bases that are there by then.
+        bases: bytes of eigenvectors.
         kept: bytes of bases, masses and coordinates.
         solver: bytes of work space of a decomposition.
         activations: bytes of what a batch keeps for its backward pass.
@@ -108,6 +116,8 @@ class Requirements:
     """
 
     sums: int
+    held: int
+    bases: int
     kept: int
     solver: int
     activations: int
@@ -120,8 +130,8 @@ class Requirements:
     def memory(self) -> int:
         """Peak bytes, on the device of the model where nothing is kept elsewhere."""
         if self.on_cpu:
-            return self.activations
-        return self.sums + self.kept + max(self.activations, self.solver)
+            return self.held + self.activations
+        return max(self.held + self.activations, self.sums + self.bases + self.solver, self.kept)
 
 
 def requirements(
@@ -131,9 +141,14 @@ def requirements(
     costs = layer_costs(maps, config.moments, config.dtype)
     device = next(model.parameters()).device
     at_once = config.layers_per_pass or len(costs)
-    held = max(sum(c.sums for c in costs[first : first + at_once]) for first in range(0, len(costs), at_once))
+    groups = [costs[first : first + at_once] for first in range(0, len(costs), at_once)]
+    sums, squares = (max(sum(getattr(c, of) for c in group) for group in groups) for of in ("sums", "squares"))
+    bases = sum(c.bases for c in costs)
+    on_cpu = config.factor_device == "cpu" and device.type != "cpu"
+    first = 0 if on_cpu else sums + (bases if len(groups) > 1 else 0)
+    second = bases + (0 if on_cpu else squares) if config.moments == "ekfac" else 0  # in the bases of the first pass
     largest = max(max(c.outputs, c.inputs) for c in costs)
-    passes = -(-len(costs) // at_once)
+    passes = len(groups)
     labels = {"sampled": config.draws, "topk": config.top + 1, "given": 1}
     classes = getattr(model, "num_classes", 1000)
     backward = min(labels.get(config.labels, classes), max(classes, config.draws)) * (config.moments != "inputs")
@@ -141,14 +156,16 @@ def requirements(
     seconds = passes * batches * step_flops(model, maps, config, backward) / rate
     seconds += sum(20 * (c.outputs**3 + c.inputs**3) for c in costs) / (rate / 8)  # eigh, at an eighth of the rate
     return Requirements(
-        sums=held,
+        sums=sums,
+        held=max(first, second),
+        bases=bases,
         kept=sum(c.kept for c in costs),
         solver=8 * (5 * largest**2 + (1 << 22)),  # work space, and what is decomposed together
-        activations=config.batch_size * activation_bytes(model, maps, config, image_shape),
+        activations=config.batch_size * activation_bytes(model, maps, config, image_shape) + work_bytes(maps, config),
         disk=sum(c.disk for c in costs),
         passes=passes,
         seconds=seconds,
-        on_cpu=config.factor_device == "cpu" and device.type != "cpu",
+        on_cpu=on_cpu,
     )
 
 
@@ -167,6 +184,17 @@ def activation_bytes(
     widest = max(rows[name] * max(1, layer.outputs / layer.inputs) for name, layer in maps.items())
     waiting = sum(rows.values()) if config.moments == "ekfac" else 0
     return saved[0] + int((waiting + 4 * widest) * parameter.element_size())
+
+
+def work_bytes(maps: Mapping[str, LinearMap], config: Any) -> int:
+    """Return what a pass takes however many images: rows that are gathered, gradients that are formed at a time."""
+    gathered = WORTH * sum(m.inputs + m.outputs for m in maps.values()) if config.tokens != "all" else 0
+    formed = 0
+    if config.moments == "ekfac" and config.tokens != "cls":
+        pairs = max(m.inputs * m.outputs for m in maps.values())
+        formed = pairs * min(config.batch_size, max(1, FORMED // pairs))
+    width = max(m.module.weight.element_size() for m in maps.values())
+    return width * max(gathered, formed)
 
 
 def step_flops(model: nn.Module, maps: Mapping[str, LinearMap], config: Any, backward: int) -> float:

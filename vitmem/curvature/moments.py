@@ -23,7 +23,10 @@ from vitmem.datamodules.batch import keyed_seed
 Tokens = Literal["cls", "all", "mean"]
 Labels = Literal["sampled", "exact", "topk", "given"]
 
-_WORTH = 256  # rows from which on a product is worth reading and writing the whole sum
+WORTH = 256  # rows from which on a product is worth reading and writing the whole sum
+FORMED = 1 << 24  # numbers of per-example gradients that are formed at a time
+
+_FEWER = ((128, 1), (512, 4), (704, 6))  # below so many features, block rows: smaller products cost more than they save
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,9 @@ def add_second_moment(sum_FF: Tensor, x_RF: Tensor) -> None:
 class SecondMoment:
     """A running sum of x^T x; few rows are gathered until a product is worth the pass over the sum.
 
+    They are gathered in one place that stays: copies made between the activations of a pass would keep the allocator
+    from handing out the same memory again, and the pass would take longer.
+
     Args:
         features: F.
         dtype: type of the sum.
@@ -145,23 +151,25 @@ class SecondMoment:
 
     def __init__(self, features: int, dtype: torch.dtype, device: torch.device | str):
         self._sum_FF = torch.zeros(features, features, dtype=dtype, device=device)
-        self._pending: list[Tensor] = []
+        self._gathered_RF: Tensor | None = None
         self._rows = 0
 
     def add(self, x_RF: Tensor) -> None:
         """Add rows."""
-        if len(x_RF) < _WORTH:
-            self._pending.append(x_RF.clone())  # a view would keep the whole activation
-            self._rows += len(x_RF)
-            if self._rows >= _WORTH:
-                self._flush()
-        else:
+        if len(x_RF) >= WORTH:
             add_second_moment(self._sum_FF, x_RF)
+            return
+        if self._rows + len(x_RF) > WORTH:
+            self._flush()
+        if self._gathered_RF is None:
+            self._gathered_RF = x_RF.new_empty(WORTH, x_RF.shape[1])
+        self._gathered_RF[self._rows : self._rows + len(x_RF)] = x_RF
+        self._rows += len(x_RF)
 
     def _flush(self) -> None:
-        if self._pending:
-            add_second_moment(self._sum_FF, torch.cat(self._pending))
-            self._pending, self._rows = [], 0
+        if self._gathered_RF is not None:
+            add_second_moment(self._sum_FF, self._gathered_RF[: self._rows])
+            self._rows = 0
 
     def total(self) -> Tensor:
         """Return the full sum F F."""
@@ -178,11 +186,11 @@ def mirror(sum_FF: Tensor) -> Tensor:
 
 def _blocks(features: int) -> list[tuple[int, int]]:
     """Return the block rows of a symmetric matrix: n of them leave (n - 1) / 2n of it uncomputed."""
-    blocks = 1 if features < 128 else 4 if features < 640 else 6  # more and smaller products are slower than they save
+    blocks = next((n for most, n in _FEWER if features < most), 8)
     return list(itertools.pairwise(round(i * features / blocks) for i in range(blocks + 1)))
 
 
-def add_gradient_moment(sum_OI: Tensor, g_BTO: Tensor, a_BTI: Tensor, most: int = 1 << 24) -> None:
+def add_gradient_moment(sum_OI: Tensor, g_BTO: Tensor, a_BTI: Tensor, most: int = FORMED) -> None:
     """Add the squared per-example gradients (sum_t g_t a_t^T)^2, entry by entry, summed over examples.
 
     One position makes the gradient an outer product, and the sum one matrix product of squares. Otherwise gradients are

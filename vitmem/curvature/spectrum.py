@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -47,8 +49,12 @@ class Eigenbasis:
         return self.u_g_OO.to(c_OI) @ c_OI @ self.u_a_II.T.to(c_OI)
 
 
-def decompose_all(factors: Mapping[str, LayerFactors]) -> dict[str, Eigenbasis]:
+def decompose_all(factors: Mapping[str, LayerFactors], vectors: torch.dtype = torch.float64) -> dict[str, Eigenbasis]:
     """Return the eigenbases of several layers, decomposed in float64 after symmetrising, equal shapes together.
+
+    Args:
+        factors: by layer name.
+        vectors: type that eigenvectors are rounded to; eigenvalues stay float64.
 
     Raises:
         ValueError: a factor is not finite, or the solver failed; the layer is named.
@@ -56,7 +62,7 @@ def decompose_all(factors: Mapping[str, LayerFactors]) -> dict[str, Eigenbasis]:
     matrices = {}
     for name, layer in factors.items():
         matrices[f"G of layer {name!r}"], matrices[f"A of layer {name!r}"] = layer.G, layer.A
-    found = _eigh_all(matrices)
+    found = _eigh_all(matrices, vectors)
     bases = {}
     for name in factors:
         lambda_O, u_g_OO, clamped_g = found[f"G of layer {name!r}"]
@@ -73,7 +79,7 @@ def decompose(factors: LayerFactors, name: str = "?") -> Eigenbasis:
 _TOGETHER = 1 << 22  # numbers that are decomposed in one call at most
 
 
-def _eigh_all(matrices: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
+def _eigh_all(matrices: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor, float]]:
     groups: dict[tuple[torch.device, int], list[str]] = {}
     for what, matrix in matrices.items():
         if bad := int((~torch.isfinite(matrix)).sum()):
@@ -88,7 +94,7 @@ def _eigh_all(matrices: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor,
             names = members[first : first + at_once]
             stack = torch.stack([matrices[what].double() for what in names])
             for what, (values, vectors) in zip(names, _solve((stack + stack.mT) / 2, names), strict=True):
-                values, vectors = values.flip(0), vectors.flip(1)
+                values, vectors = values.flip(0), vectors.to(dtype).flip(1)
                 trace = float(values.clamp(min=0).sum())
                 clamped = float(values.clamp(max=0).abs().sum()) / trace if trace > 0 else 0.0
                 found[what] = (values.clamp(min=0), vectors, clamped)
@@ -154,11 +160,10 @@ class KroneckerMass:
         self._swap = len(lambda_O) > len(mu_I)  # search the longer spectrum for each value of the shorter
         few, many = (self.mu_I, self.lambda_O) if self._swap else (self.lambda_O, self.mu_I)
         self._zeros = int((few == 0).sum())
-        self._few = few[few > 0].cpu()
-        many = many.cpu()
-        self._ascending = many.flip(0).contiguous()
-        self._cumulative = torch.cat([many.new_zeros(1), many.cumsum(0)])
-        self._bounded = torch.cat([many.new_full((1,), math.inf), many, many.new_full((1,), -math.inf)])
+        self._few, falling = few[few > 0].cpu().numpy(), many.cpu().numpy()  # numpy: sixty searches in small arrays
+        self._ascending = falling[::-1].copy()
+        self._cumulative = np.concatenate([[0.0], falling.cumsum()])
+        self._bounded = np.concatenate([[math.inf], falling, [-math.inf]])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -175,33 +180,35 @@ class KroneckerMass:
         """The largest mass."""
         return float(self.lambda_O[0] * self.mu_I[0])
 
-    def _numbers(self, tau: float) -> Tensor:
+    @np.errstate(over="ignore")
+    def _numbers(self, tau: float) -> npt.NDArray[np.int64]:
         """Return how many values of the longer spectrum reach tau with each of the shorter, exactly.
 
         Exactly means: as if every product had been rounded to float64 and compared.
         """
         limit = tau / self._few
-        number = len(self._ascending) - torch.searchsorted(self._ascending, limit)
+        number = len(self._ascending) - np.searchsorted(self._ascending, limit)
         last, following = self._bounded[number], self._bounded[number + 1]
         if not ((self._few * last < tau) | (self._few * following >= tau)).any():
             return number
         step = limit  # tau / few was rounded to the wrong side of a value: try the doubles around it
         for _ in range(2):
-            step = torch.nextafter(step, torch.zeros_like(step))
-        lowest = torch.full_like(limit, math.inf)
+            step = np.nextafter(step, 0.0)
+        lowest = np.full_like(limit, math.inf)
         for _ in range(5):
-            lowest = torch.where(self._few * step >= tau, torch.minimum(lowest, step), lowest)
-            step = torch.nextafter(step, torch.full_like(step, math.inf))
-        return len(self._ascending) - torch.searchsorted(self._ascending, lowest)
+            lowest = np.where(self._few * step >= tau, np.minimum(lowest, step), lowest)
+            step = np.nextafter(step, math.inf)
+        return len(self._ascending) - np.searchsorted(self._ascending, lowest)
 
     def at_least(self, tau: float) -> tuple[float, int]:
         """Return sum and number of the masses >= tau."""
         number = self._numbers(tau)
-        return float(torch.dot(self._few, self._cumulative[number])), int(number.sum())
+        return float(self._few @ self._cumulative[number]), int(number.sum())
 
     def mask(self, tau: float) -> Tensor:
         """Return where O I the mass is >= tau: a staircase."""
-        number = torch.cat([self._numbers(tau), torch.zeros(self._zeros, dtype=torch.int64)]).to(self.mu_I.device)
+        staircase = np.concatenate([self._numbers(tau), np.zeros(self._zeros, np.int64)])
+        number = torch.from_numpy(staircase).to(self.mu_I.device)
         rank = torch.arange(len(self._ascending), device=number.device)
         return rank[:, None] < number if self._swap else rank < number[:, None]
 

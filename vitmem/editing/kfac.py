@@ -229,13 +229,12 @@ class KFAC(CurvatureConfig, Edit):
         state, rows = dict(model.state_dict()), []
         for name, multiplier_OI in self.weights(used).items():
             layer = layers[name]
-            everything = multiplier_OI.all() if multiplier_OI.dtype == torch.bool else (multiplier_OI == 1).all()
-            if not everything:
-                if multiplier_OI.dtype != torch.bool:
-                    multiplier_OI = multiplier_OI.to(layer.coordinates_OI)
-                edited_OI = layer.basis.compose(layer.coordinates_OI * multiplier_OI)
+            kept_OI = filtered(layer.coordinates_OI, multiplier_OI)
+            row = layer_row(name, layer, multiplier_OI, kept_OI)
+            if row["relative_change"] != 0:
+                edited_OI = layer.basis.compose(kept_OI)
                 state |= layer.map.state(edited_OI + origin[name] if name in origin else edited_OI)
-            rows.append(layer_row(name, layer, multiplier_OI))
+            rows.append(row)
         return state, rows
 
 
@@ -292,20 +291,26 @@ def dealt_out(mass: Mass, generator: torch.Generator) -> Mass:
     return DenseMass(dealt.view(mass.shape))
 
 
-def layer_row(name: str, layer: LayerCurvature, multiplier_OI: Tensor) -> dict[str, object]:
-    """Return one layer's line of the report.
+def filtered(c_OI: Tensor, multiplier_OI: Tensor) -> Tensor:
+    """Return coordinates times multipliers, or where a mask keeps them."""
+    return torch.where(multiplier_OI, c_OI, 0) if multiplier_OI.dtype == torch.bool else c_OI * multiplier_OI.to(c_OI)
+
+
+def layer_row(name: str, layer: LayerCurvature, multiplier_OI: Tensor, kept_OI: Tensor) -> dict[str, object]:
+    """Return one layer's line of the report; ``kept_OI`` are its filtered coordinates.
 
     ``pairs_kept`` and ``mass_kept`` are sums of the multipliers, so a graded filter keeps fractions of pairs.
     """
-    total = layer.mass.total
+    total, is_mask = layer.mass.total, multiplier_OI.dtype == torch.bool
+    pairs_kept = multiplier_OI.count_nonzero() if is_mask else multiplier_OI.sum(dtype=torch.float64)
     return {
         "layer": name,
         "pairs": multiplier_OI.numel(),
-        "pairs_kept": round(float(multiplier_OI.sum(dtype=torch.float64)), 3),
+        "pairs_kept": round(float(pairs_kept), 3),
         "mass_kept": layer.mass.kept(multiplier_OI) / total if total > 0 else 1.0,
         "clamped_a": layer.basis.clamped_a,
         "clamped_g": layer.basis.clamped_g,
-        "relative_change": relative_change(layer.coordinates_OI, layer.coordinates_OI * multiplier_OI),
+        "relative_change": relative_change(layer.coordinates_OI, kept_OI),
     }
 
 

@@ -30,6 +30,7 @@ ATTACK_TEXT = (
     "path",
     "probe",
     "place",
+    "direction",
     "metric",
     "reason",
 )

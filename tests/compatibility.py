@@ -23,6 +23,9 @@ SMALL = {
     "imprint": {"permutations": 2, "steps": 3},
     "connectivity": {"points": 3, "relearn_steps": 2},
     "membership": {"shadows": 2},
+    "prototype": {"draws": 1},
+    "steer": {"depths": (0.5, 1.0), "alphas": (1.0,), "per_class": 3},
+    "over_unlearning": {"draws": 1},
 }
 WORKS = "yes"
 

@@ -16,7 +16,10 @@ SMALL = {
     "views": {},
     "compress": {"draws": 2},
     "sequential": {"rounds": 2},
+    "prototype": {"examples_per_class": (1, 20), "draws": 2},
+    "steer": {"alphas": (1.0,), "per_class": 2, "controls": 2},
 }
+SHOW = ("relearn", "prototype", "steer")  # show labels that were known
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
@@ -55,6 +58,20 @@ def test_an_attack_leaves_the_model_as_it_is_and_comes_out_the_same_twice(name, 
         ("compress", {"prune": (1.5,)}, "prune: 1.5"),
         ("compress", {"noise": (math.nan,)}, "noise: nan"),
         ("sequential", {"rounds": 0}, "rounds is 0"),
+        ("relearn", {"within": "half"}, "within is 'half'; choose from all, removed, complement, random"),
+        ("relearn", {"rank": 0.0}, "rank is 0.0"),
+        ("prototype", {"examples_per_class": ()}, "at least one"),
+        ("prototype", {"examples_per_class": (0,)}, "examples_per_class: 0"),
+        ("prototype", {"alphas": (1.5,)}, "alphas: 1.5"),
+        ("prototype", {"draws": 0}, "draws is 0"),
+        ("steer", {"directions": ("up",)}, "directions: 'up' is none of base, label"),
+        ("steer", {"depths": ()}, "at least one"),
+        ("steer", {"depths": (0.0,)}, "depths: 0.0"),
+        ("steer", {"alphas": (0.0,)}, "alphas: 0.0"),
+        ("steer", {"controls": 0}, "controls is 0"),
+        ("over_unlearning", {"eps": ()}, "at least one"),
+        ("over_unlearning", {"eps": (-0.1,)}, "eps: -0.1"),
+        ("over_unlearning", {"draws": 0}, "draws is 0"),
     ],
 )
 def test_options_out_of_range(name, options, words):
@@ -67,12 +84,12 @@ def test_what_an_edit_knew_is_told_apart_where_it_was_a_part(name, data, model, 
     is_known = data.train_examples.is_noisy & (torch.arange(40) % 3 == 0)
     plain = attacks()[name](**SMALL[name]).apply(model, known, generator()).rows
     rows = attacks()[name](**SMALL[name]).apply(model, dataclasses.replace(known, known=is_known), generator()).rows
-    if name != "relearn":  # it shows what was known
+    if name not in SHOW:
         assert [{key: row[key] for key in before} for before, row in zip(plain, rows, strict=True)] == plain
     for row in rows:
         of, unseen = (row[f"memorized_{part}_accuracy_n"] for part in ("known", "unseen"))
         assert of + unseen == row["memorized_accuracy_n"]
         both = of * row["memorized_known_accuracy"] + unseen * row["memorized_unseen_accuracy"]
         assert both == pytest.approx(row["memorized_accuracy_n"] * row["memorized_accuracy"])
-    if name != "relearn":
+    if name not in SHOW:
         assert rows[0]["memorized_known_accuracy_n"] == int(is_known.sum())

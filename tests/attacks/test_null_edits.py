@@ -16,6 +16,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.editing import edits
 from vitmem.editing.data import EditData
+from vitmem.figures.tables import ATTACK_TEXT
 from vitmem.models.build import create, with_weights
 from vitmem.runs.fresh import recipe_of
 
@@ -30,6 +31,9 @@ SMALL = {
     "connectivity": {"points": 3, "examples": 40, "relearn_steps": 2},
     "probes": {"permutations": 1, "examples": 40},
     "imprint": {"permutations": 1, "examples": 40, "steps": 3},
+    "prototype": {"examples_per_class": (1, 20), "draws": 2, "examples": 50},
+    "steer": {"depths": (1.0,), "alphas": (1.0,), "per_class": 3, "controls": 2, "examples": 50},
+    "over_unlearning": {"eps": (0.0, 0.1), "draws": 2, "examples": 40},
 }
 NULL = edits()["svd"](keep=1.0)
 DATA = MemorisationData(Digits(), Symmetric())
@@ -61,3 +65,5 @@ def test_a_null_edit_is_attacked_as_base_is(name, folder):
     assert len({json.dumps({**row, "alpha": 0}) for row in to_base}) <= 1
     assert json.dumps([row for row in of_edit if row.get("path") != "base"]) == json.dumps(of_base)
     assert len(of_base) >= 1
+    told = {key for row in of_base for key in attack.settings if isinstance(row[key], str)}
+    assert told <= set(ATTACK_TEXT)  # else tables with it cannot be read

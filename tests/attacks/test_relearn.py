@@ -42,9 +42,9 @@ def test_shown_and_scored_examples_are_disjoint_in_every_arm(data, model, known)
 def test_no_arm_is_trained_on_what_is_scored(data, model, known, monkeypatch):
     trained = {}
 
-    def spy(model, batches, marks, *, lr):
+    def spy(model, batches, marks, *, lr, keep):
         trained[len(trained)] = (set(batches.examples.index.tolist()), batches.batch_size, lr)
-        return fine_tuned(model, batches, marks, lr=lr)
+        return fine_tuned(model, batches, marks, lr=lr, keep=keep)
 
     monkeypatch.setattr("vitmem.attacks.relearn.fine_tuned", spy)
     arms = ("retain", "retain+1", "retain+all", "noisy", "drift")

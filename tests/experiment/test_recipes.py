@@ -37,8 +37,10 @@ def planned(monkeypatch):
             raise Reached
 
         monkeypatch.setattr("vitmem.experiment.run.run", reached)
+        monkeypatch.setattr("vitmem.registry._LOADED", [])
+        own = path.with_suffix(".py")  # edits of this experiment alone
         with pytest.raises(Reached):
-            main(["run", str(path)])
+            main(["run", str(path), *(["--plugin", str(own)] if own.is_file() else [])])
         return found[0]
 
     return plan

@@ -79,6 +79,19 @@ def test_a_result_that_was_compared_with_a_model_that_changed_is_made_again(run_
     assert stored_attack(run, "compare", "kfac-rho0.9") is None  # there is a retrain model now
 
 
+def test_an_option_that_joined_later_leaves_what_was_measured_before(run_folder):
+    """As ``within`` of relearn: at its default it is not stored, so that older results still hold."""
+    run, options = TrainedRun.open(run_folder), {"name": "relearn", "arms": ["retain"], "steps": 1}
+    (plain,), (restricted,) = plan_attacks([options]), plan_attacks([options | {"within": "removed"}])
+    stored = perform(run, plain.attack, "relearn", "relearn", "kfac-rho0.9")
+    assert not {"within", "rank"} & stored["options"].keys()
+    assert is_attacked(run, plain.attack, "relearn", "relearn", "kfac-rho0.9")
+    assert not is_attacked(run, restricted.attack, "relearn", "relearn", "kfac-rho0.9")
+    again = perform(run, restricted.attack, "relearn", "relearn", "kfac-rho0.9")
+    assert again["options"]["within"] == "removed"
+    assert not is_attacked(run, plain.attack, "relearn", "relearn", "kfac-rho0.9")
+
+
 @pytest.mark.parametrize(
     "changes",
     [

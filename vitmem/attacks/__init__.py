@@ -15,10 +15,13 @@ def attacks() -> dict[str, type[Attack]]:
     from vitmem.attacks.compress import Compress
     from vitmem.attacks.connectivity import Connectivity
     from vitmem.attacks.membership import Membership
+    from vitmem.attacks.over_unlearning import OverUnlearning
     from vitmem.attacks.probes import Imprint, Probes
+    from vitmem.attacks.prototype import Prototype
     from vitmem.attacks.quantize import Quantize
     from vitmem.attacks.relearn import Relearn
     from vitmem.attacks.sequential import Sequential
+    from vitmem.attacks.steer import Steer
     from vitmem.attacks.views import Views
 
     builtin: dict[str, type[Attack]] = {
@@ -31,5 +34,8 @@ def attacks() -> dict[str, type[Attack]]:
         "connectivity": Connectivity,
         "probes": Probes,
         "imprint": Imprint,
+        "prototype": Prototype,
+        "steer": Steer,
+        "over_unlearning": OverUnlearning,
     }
     return registered("vitmem.attacks", builtin)

@@ -44,6 +44,17 @@ class Pooling:
             tokens_BSC = tokens_BSC[:, self.read]
         return tokens_BSC[:, 0] if count == 1 else tokens_BSC.mean(1)
 
+    def moved(self, output: Tensor, by_BC: Tensor) -> Tensor:
+        """Return an output moved by a vector for each image, at every position that is read."""
+        if output.ndim == 2:
+            return output + by_BC
+        tokens_BSC = self.tokens(output)
+        read = self.read if len(self.read) == tokens_BSC.shape[1] else torch.ones(tokens_BSC.shape[1], dtype=torch.bool)
+        tokens_BSC = tokens_BSC + by_BC[:, None] * read.to(by_BC)[:, None]
+        if self.channels_last or output.ndim == 3:
+            return tokens_BSC.view(output.shape)
+        return tokens_BSC.transpose(1, 2).reshape(output.shape)
+
     def tokens(self, output: Tensor) -> Tensor:
         """Return an output as B S C."""
         return output.flatten(1, -2) if self.channels_last or output.ndim == 3 else output.flatten(2).transpose(1, 2)
@@ -116,6 +127,33 @@ def watched(model: nn.Module, pooling: Pooling) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def steered(model: nn.Module, pooling: Pooling, block: int, by_NC: Tensor) -> Iterator[None]:
+    """Move what a block says of each image that passes the model, by a vector of its own; afterwards no hook is left.
+
+    Args:
+        model: the classifier.
+        pooling: of the outputs of blocks.
+        block: number of the block.
+        by_NC: vectors of the N images in the order in which they will pass.
+    """
+    passed = 0
+
+    def move(module: nn.Module, inputs: tuple, output: object) -> object:
+        nonlocal passed
+        seen = _tensor(output)
+        by_BC = by_NC[passed : passed + len(seen)]
+        passed += len(seen)
+        moved = pooling.moved(seen, by_BC.to(seen))
+        return (moved, *output[1:]) if isinstance(output, (tuple, list)) else moved
+
+    handle = model.get_submodule(anatomy_of(model).blocks[block]).register_forward_hook(move)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()

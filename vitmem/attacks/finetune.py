@@ -2,10 +2,10 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitmem.curvature.collect import uncompiled
@@ -24,7 +24,13 @@ def fine_tune(
 
 
 def fine_tuned(
-    model: nn.Module, loader: InMemoryLoader, steps: Sequence[int], *, lr: float, weight_decay: float = 0.0
+    model: nn.Module,
+    loader: InMemoryLoader,
+    steps: Sequence[int],
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    keep: Callable[[str, Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[int, nn.Module]]:
     """Yield a copy of a model at each of the given steps of fine-tuning; afterwards it goes on changing.
 
@@ -36,6 +42,8 @@ def fine_tuned(
         steps: numbers of optimiser steps, ascending.
         lr: constant learning rate.
         weight_decay: decoupled, of the parameters that training decays.
+        keep: which part of its step a parameter takes, given its name; all of it by default. Steps are projected, not
+            gradients: an optimiser that rescales those entry by entry leaves any subspace.
 
     Raises:
         TrainingDiverged: the loss or a weight is not finite.
@@ -60,7 +68,11 @@ def fine_tuned(
                 )
             optimiser.zero_grad()
             loss.backward()
+            before = {name: p.detach().clone() for name, p in parameters} if keep else {}
             optimiser.step()
+            with torch.no_grad():
+                for name, p in parameters if keep else ():
+                    p.copy_(before[name] + keep(name, p - before[name]))
             done += 1
         if name := broken(tuned.state_dict()):
             raise TrainingDiverged(f"{name} is not finite after step {done} of the attack's fine-tuning; lower its lr")

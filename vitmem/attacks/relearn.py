@@ -4,18 +4,22 @@ import itertools
 import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.finetune import fine_tuned
-from vitmem.attacks.scoring import both_halves, evenly, score
+from vitmem.attacks.scoring import hidden_sets, score
+from vitmem.attacks.subspace import Within, changed_subspace, projection, random_subspace
 from vitmem.datamodules.batch import Examples
 from vitmem.datamodules.module import MemorisationData
 from vitmem.editing.auto import predictions
-from vitmem.evaluation.predict import TRAIN, VALIDATION
+from vitmem.editing.contract import added
+from vitmem.evaluation.predict import TRAIN
 from vitmem.training.errors import TrainingDiverged
 
 _ARM = re.compile(r"retain(?:\+(\d+|all))?|noisy|unrelated|drift")
@@ -29,6 +33,9 @@ class Relearn(Attack):
     weight decay at a constant rate, in eval mode (no dropout), without augmentation. Source: protocol after Siddiqui et
     al. 2025 (arXiv 2505.22310) and Deeb & Roger 2024 (arXiv 2410.08827).
 
+    ``within`` asks whether the edit hides or removes: in few directions, those that the edit took most from, memory
+    that was hidden should come back faster than in as many random ones; memory that was removed should not.
+
     Args:
         arms: what to train on: retain (examples whose labels are right), retain+K or retain+all (K or all of the noisy
             examples that may be shown added), noisy (these alone), unrelated (training images whose pixels are shuffled
@@ -37,6 +44,10 @@ class Relearn(Attack):
         steps: of the optimiser; scored at 0, 1, 2, 5, 10, 20, ... and at the end.
         batch_size: images in a step.
         examples: most scored of each kind, noisy and validation.
+        within: where weights may go: all; removed (the subspace of each matrix that the leading singular vectors of
+            base's weights less the edited ones span; all else is frozen); complement (all else); random (a subspace of
+            the same rank: the control of removed). Steps are projected.
+        rank: of the subspace, as a share of the smaller side of each matrix, in (0, 1].
     """
 
     settings = ("arm", "lr", "step")
@@ -46,8 +57,14 @@ class Relearn(Attack):
     steps: int = 200
     batch_size: int = 64
     examples: int = 2000
+    within: Within = added("all")
+    rank: float = added(0.1)
 
     def __post_init__(self):
+        if self.within not in get_args(Within):
+            raise ValueError(f"within is {self.within!r}; choose from {', '.join(get_args(Within))}")
+        if not 0 < self.rank <= 1:
+            raise ValueError(f"rank is {self.rank}; it is a share of a matrix's smaller side, in (0, 1]")
         if wrong := [arm for arm in self.arms if not _ARM.fullmatch(arm)]:
             raise ValueError(f"arms: {wrong[0]!r} is none of retain, retain+K, retain+all, noisy, unrelated, drift")
         if not self.arms or not self.lrs:
@@ -63,11 +80,9 @@ class Relearn(Attack):
         start = time.perf_counter()
         shown, hidden = split(data.data, generator, data.known)
         seed = int(torch.randint(2**31, (), generator=generator))
-        scored = hidden.subset(evenly(len(hidden), self.examples))
-        validation = data.data.validation_examples
-        validation = validation.subset(both_halves(len(validation), self.examples))
-        loaders = {TRAIN: data.data.loader(scored), VALIDATION: data.data.loader(validation)}
+        loaders = hidden_sets(data.data, hidden, self.examples)
         rows, skipped, diverged = [], [], []
+        keep, ranks = self.kept(model, data, seed)
         for arm in self.arms:
             if _count(arm, len(shown)) > len(shown):
                 skipped.append(f"{arm}: only {len(shown)} noisy examples may be shown")
@@ -79,7 +94,7 @@ class Relearn(Attack):
             training = data.data.loader(examples, self.batch_size, shuffle=True, seed=seed)
             for lr in self.lrs:
                 try:
-                    for step, student in fine_tuned(model, training, marks(self.steps), lr=lr):
+                    for step, student in fine_tuned(model, training, marks(self.steps), lr=lr, keep=keep):
                         found = score(student, loaders, data.known)
                         if not math.isfinite(found.get("given_cross_entropy", 0.0)):
                             raise TrainingDiverged(f"the scored loss is not finite at step {step}")
@@ -89,11 +104,28 @@ class Relearn(Attack):
         report = {
             "seconds": round(time.perf_counter() - start, 3),
             "shown": shown.index.tolist(),
-            "scored": scored.index.tolist(),
+            "scored": loaders[TRAIN].examples.index.tolist(),
             "skipped": skipped,
             "diverged": diverged,
+            **ranks,
         }
         return AttackResult(rows, report)
+
+    def kept(self, model: nn.Module, data: AttackData, seed: int) -> tuple[Callable | None, dict]:
+        """Return which part of its step a parameter takes, and the ranks of the subspaces for the report.
+
+        Raises:
+            ValueError: there is no unedited model to compare with.
+        """
+        if self.within == "all":
+            return None, {}
+        if (base := data.reference("base")) is None:
+            raise ValueError(f"within: {self.within} needs the unedited model, which is not there; use within: all")
+        subspace = changed_subspace(model, base, self.rank)
+        if self.within == "random":
+            subspace = random_subspace(subspace, torch.Generator().manual_seed(seed))
+        ranks = {name.removesuffix(".weight"): sides.left.shape[1] for name, sides in subspace.items()}
+        return projection(subspace, self.within), {"ranks": ranks}
 
     def training(self, arm: str, model: nn.Module, data: MemorisationData, shown: Examples, seed: int) -> Examples:
         """Return what an arm trains on: no more than its steps can use."""

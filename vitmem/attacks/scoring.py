@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vitmem.datamodules.batch import InMemoryLoader
+from vitmem.datamodules.batch import Examples, InMemoryLoader
 from vitmem.datamodules.module import MemorisationData
 from vitmem.evaluation import metrics
 from vitmem.evaluation.predict import TRAIN, VALIDATION, ExampleTable, predict
@@ -50,6 +50,21 @@ def scoring_sets(data: MemorisationData, limit: int) -> dict[int, InMemoryLoader
     chosen = [kind[evenly(len(kind), limit)] for kind in kinds]
     return {
         TRAIN: data.loader(examples.subset(torch.cat(chosen).sort().values)),
+        VALIDATION: data.loader(validation.subset(both_halves(len(validation), limit))),
+    }
+
+
+def hidden_sets(data: MemorisationData, hidden: Examples, limit: int) -> dict[int, InMemoryLoader]:
+    """Return loaders, by split, over the noisy examples that an attack hides from itself, and the validation examples.
+
+    Args:
+        data: the data module of the run.
+        hidden: what is scored of the noisy examples.
+        limit: most examples of both, evenly spaced.
+    """
+    validation = data.validation_examples
+    return {
+        TRAIN: data.loader(hidden.subset(evenly(len(hidden), limit))),
         VALIDATION: data.loader(validation.subset(both_halves(len(validation), limit))),
     }
 

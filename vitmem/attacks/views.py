@@ -102,7 +102,7 @@ class Views(Attack):
         shape = data.data.data.image_shape
         for name, view in self.views(shape).items() if len(chosen) else ():
             loader = data.data.loader(chosen, seed=seed)
-            loader.augment = _on_pixels(view)
+            loader.augment = on_pixels(view)
             tables[name] = predict(model, {TRAIN: loader}, device, data.known)
         rows = [{"view": name, **scored(table)} for name, table in tables.items()]
         altered = [table for name, table in tables.items() if name != "identity"]
@@ -124,7 +124,7 @@ class Views(Attack):
         return AttackResult(rows, report)
 
 
-def _on_pixels(view: View) -> Callable:
+def on_pixels(view: View) -> Callable:
     """Return a view of images in [0, 1] as a loader's augmentation."""
 
     def augment(raw_BCHW, label_B, normalise, seed):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from vitmem.editing.data import EditData
 
 
@@ -83,20 +85,20 @@ class Edit:
 
 
 def added(default: object) -> object:
-    """Return a dataclass field that joined an edit later: at its default, results made before still count.
+    """Return a dataclass field that joined an edit or attack later: at its default, results made before still count.
 
     Args:
-        default: with which the edit does what it did before.
+        default: with which it does what it did before.
     """
     return field(default=default, metadata={"added": True})
 
 
-def identity(edit: Edit) -> dict:
-    """Return the options that tell an edit from others: all but added ones at their default."""
+def identity(edit: "DataclassInstance") -> dict:
+    """Return the options that tell an edit, or an attack, from others: all but added ones at their default."""
     return identifying(type(edit), {f.name: getattr(edit, f.name) for f in fields(edit)})
 
 
-def identifying(cls: type[Edit], options: Mapping) -> dict:
-    """Return those of an edit's options that ``identity`` keeps; options that the edit does not have stay."""
+def identifying(cls: type["DataclassInstance"], options: Mapping) -> dict:
+    """Return those of the options that ``identity`` keeps; options that the class does not have stay."""
     added = {f.name: f.default for f in fields(cls) if f.metadata.get("added")}
     return {name: value for name, value in options.items() if name not in added or value != added[name]}

@@ -66,6 +66,23 @@ GLOSSARY = {
     "Δ, above": "difference to K-FAC, paired over seeds, with a 95 % t interval; in how many seeds it is positive",
     "frontier": "ground truth (or validation) against memorized as an edit's strength varies",
     "recovery": "of an attack: memory brought back, 0 as in retrain, 1 as in base",
+    "prototype": (
+        "attack: the classifier's rows move to the mean features of a few examples of each wrong label, without a"
+        " gradient"
+    ),
+    "steer": (
+        "attack: a vector is added to what a block says: the mean difference to base, or towards a class; above retrain"
+        " and above other wrong labels it finds memory"
+    ),
+    "lost, near, far": (
+        "of over_unlearning: share of base's right answers that an edit does not give, on images at a distance eps from"
+        " the examples to be forgotten, from the clean ones nearest to them, and from clean ones far from all of them;"
+        " `divergence` is that of the answers (Jensen-Shannon, nats), the wrong label left out"
+    ),
+    "within": (
+        "of relearn: where weights may go: removed (leading singular vectors of what the edit took from each matrix),"
+        " complement (all else), random (as removed, of the same rank, drawn at random)"
+    ),
     "verbatim, views, privacy, utility, scale, sustained": (
         "criteria of the scorecard, 1 is best: memory gone on the images, on altered views of them, by membership "
         "inference; validation kept; the worse of two noise rates; the edit repeated"

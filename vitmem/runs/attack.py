@@ -1,6 +1,5 @@
 """Attacks on the model of a run folder and on its edits: made once, stored beside their evaluation, read again."""
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.editing.attempt import applied
-from vitmem.editing.contract import EditDiverged, EditResult
+from vitmem.editing.contract import EditDiverged, EditResult, identity
 from vitmem.editing.data import EditData
 from vitmem.files import cache_key, check_name, provenance, read_json, to_json, write_json
 from vitmem.models.memory import ran_out
@@ -57,7 +56,7 @@ def perform(
     Raises:
         ValueError: the attack failed.
     """
-    options = json.loads(to_json(dataclasses.asdict(attack)))
+    options = json.loads(to_json(identity(attack)))
     if is_attacked(run, attack, name, attack_id, edit_id) and not force:
         return stored_attack(run, attack_id, edit_id)
     model, start = run.model_of(edit_id), time.perf_counter()
@@ -116,7 +115,7 @@ def _attack_data(run: TrainedRun, edit_id: str) -> tuple[AttackData, dict[str, s
 def is_attacked(run: TrainedRun, attack: Attack, name: str, attack_id: str, edit_id: str = BASE) -> bool:
     """Tell whether the result of an attack with these options is stored and still holds."""
     known = stored_attack(run, attack_id, edit_id)
-    options = json.loads(to_json(dataclasses.asdict(attack)))
+    options = json.loads(to_json(identity(attack)))
     made = known is not None and "failed" not in known["report"]
     outdated = made and is_outdated("vitmem.attacks", name, known.get("provenance"))
     return made and not outdated and (known["name"], known["options"]) == (name, options)

@@ -12,6 +12,7 @@ from vitmem.training.module import warmup_cosine
 FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 SHAPES = {  # of the images, and the number of classes
     "ablate": ((1, 8, 8), 10),
+    "replicate": ((1, 8, 8), 10),
     "digits": ((1, 8, 8), 10),
     "cifar10": ((3, 32, 32), 10),
     "photographs": ((3, 32, 32), 10),
@@ -40,7 +41,7 @@ def planned(monkeypatch):
         monkeypatch.setattr("vitmem.registry._LOADED", [])
         own = path.with_suffix(".py")  # edits of this experiment alone
         with pytest.raises(Reached):
-            main(["run", str(path), *(["--plugin", str(own)] if own.is_file() else [])])
+            main(["run", str(path), *(["--plugin", str(own)] if "--plugin" in path.read_text() else [])])
         return found[0]
 
     return plan

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitmem.evaluation.tables import to_csv
+from vitmem.experiment.results import told_configuration
 from vitmem.experiment.sweep import Cell
 from vitmem.files import write_atomically
 from vitmem.runs.folder import held
@@ -17,11 +18,11 @@ def write_swept(folder: Path, tables: Sequence[tuple[Cell, Sequence[Mapping]]]) 
         tables: each cell with the rows of its own table.
     """
     factors = list(dict.fromkeys(name for cell, _ in tables for name in cell.columns))
-    rows = [
-        {**row, "experiment": cell.experiment.name} | {name: _shown(cell.columns.get(name)) for name in factors}
-        for cell, of_cell in tables
-        for row in of_cell
-    ]
+    rows = []
+    for cell, of_cell in tables:
+        told = told_configuration(cell.experiment.run)  # of a cell whose point leaves an option as it is
+        own = {name: _shown(cell.columns.get(name, told.get(name))) for name in factors}
+        rows += [{**row, "experiment": cell.experiment.name} | own for row in of_cell]
     with held(folder / "results", wait=True):
         write_atomically(folder / "results.csv", to_csv(rows))
     return rows

@@ -1,7 +1,7 @@
 """Which tasks of a plan are done, at work, ready or waiting, and what became of their stages."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitmem.experiment.perform import How, trainings
@@ -23,7 +23,6 @@ class Board:
     def __init__(self, tasks: Sequence[Task], training: Mapping[Path, str], how: How):
         self.tasks, self.training, self.how = list(tasks), training, how
         self.outcomes: dict[Path, Outcome] = {}
-        self.worked: set[Path] = set()  # records of the tasks that were performed in this call
         self.running: set[Path] = set()
         self._first: dict[str, Path] = {}  # task that makes the training of a digest
         self._trains: dict[tuple[Path, int], list[Path]] = {}
@@ -76,12 +75,7 @@ class Board:
         """Count a task as finished."""
         self.running.discard(task.record)
         self._left.pop(task.record, None)
-        self.worked.add(task.record)
         self.outcomes[task.record] = outcome
-
-    def finished(self, folder: Path) -> bool:
-        """Tell whether all tasks of an experiment are finished."""
-        return not any(task.folder == folder for task in self._left.values())
 
     def counts(self) -> Counter:
         """Return how many stages have which state."""
@@ -104,20 +98,6 @@ class Board:
         if skipped := self.counts()[SKIPPED]:
             found.append(f"{skipped} stages were left out, since what they need failed")
         return found
-
-    def seconds(self, tasks: Iterable[Task]) -> float:
-        """Return about how many seconds tasks take, by what others of their kind took; 0 where none was made."""
-        took: dict[tuple[str, str], list[float]] = {}
-        for task in self.tasks:
-            if task.record in self.outcomes:
-                for name, told in records(task).items():
-                    took.setdefault(_alike(task, name), []).append(told["seconds"])
-        mean = {key: sum(all_of) / len(all_of) for key, all_of in took.items()}
-        return sum(mean.get(_alike(task, stage.name), 0.0) for task in tasks for stage in task.stages)
-
-
-def _alike(task: Task, name: str) -> tuple[str, str]:
-    return ("train", "") if task.is_training else ("", name)
 
 
 class View:

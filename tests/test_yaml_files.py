@@ -85,3 +85,13 @@ def test_what_vitmem_wrote_may_be_longer(tmp_path):
     assert read_yaml(file, own=True) == content
     with pytest.raises(ValueError, match="is not valid YAML"):
         read_yaml(file)
+
+
+def test_a_text_is_read_anew_whoever_changes_what_was_read_before():
+    load_yaml("a: [1, 2]")["a"].append(3)
+    assert load_yaml("a: [1, 2]") == {"a": [1, 2]}
+    assert load_yaml("a: 0x10") == {"a": 16}
+    many = f"a: [{'1,' * (LONGEST_LIST + 1)}]"
+    assert len(load_yaml(many, own=True)["a"]) == LONGEST_LIST + 1
+    with pytest.raises(yaml.YAMLError, match="begins a list"):
+        load_yaml(many)

@@ -10,6 +10,7 @@ import json
 import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -186,13 +187,16 @@ def options_parser(prog: str, options: type) -> Parser:
     return parser
 
 
+_kept_parser = lru_cache(100)(options_parser)  # an experiment reads the same edit many times
+
+
 def read_options(prog: str, chosen: type[Options], options: Mapping) -> Options:
     """Return a dataclass of options from a mapping, as read from YAML.
 
     Raises:
         ValueError: an option is unknown, or a value of the wrong type or out of range.
     """
-    values = vars(options_parser(prog, chosen).read_object(options))
+    values = vars(_kept_parser(prog, chosen).read_object(options))
     return chosen(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

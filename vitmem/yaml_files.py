@@ -1,6 +1,8 @@
 """YAML, read as data: one mapping of plain values, of bounded size, in which nothing stands twice. Knows no option."""
 
+import copy
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -106,10 +108,20 @@ def load_yaml(text: str, *, own: bool = False) -> object:
     Raises:
         yaml.YAMLError: it is no YAML, or nested too deep, too large, or holds a key twice.
     """
+    if len(text) > _LONGEST_KEPT:
+        return _loaded(text, own)
+    return copy.deepcopy(_kept(text, own))
+
+
+def _loaded(text: str, own: bool) -> object:
     try:
         return yaml.load(text, Loader=_Own if own else _Plain)
     except ValueError as error:  # an integer of more digits than Python reads
         raise yaml.YAMLError(str(error)) from error
+
+
+_LONGEST_KEPT = 10_000  # characters
+_kept = lru_cache(1000)(_loaded)  # a verb reads a text more than once, and an option's default often
 
 
 def read_yaml(path: Path, *, own: bool = False) -> dict:

@@ -1,7 +1,9 @@
 """The verbs from end to end, in this process."""
 
+import pytest
 
-def test_an_experiment_end_to_end_and_again(cli, experiment, tmp_path):
+
+def test_an_experiment_end_to_end_and_again_and_eval_of_several_runs(cli, experiment, tmp_path):
     out = tmp_path / "runs"
     code, printed, errors = cli("run", experiment, f"--out={out}", "--seeds=0,1")
     assert code == 0, errors
@@ -19,6 +21,13 @@ def test_an_experiment_end_to_end_and_again(cli, experiment, tmp_path):
     assert cli("run", experiment, f"--out={out}", "--seeds=0,1")[0] == 0
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == stamps
     assert (out / "small" / "results.csv").read_text() == table
+    code, printed, _ = cli("eval", *(out / "small" / f"seed{seed}" for seed in (0, 1)), "--edits=kfac*,svd-keep0.5")
+    assert code == 0
+    assert "mean ± sd over 2 seeds" in printed
+    assert all(name in printed for name in rows[3:])
+    code, printed, _ = cli("eval", out / "small", "--edits=kfac*")
+    assert code == 0
+    assert "svd" not in printed
 
 
 def without_times(table):
@@ -69,18 +78,7 @@ def test_train_takes_the_base_model_of_an_experiment_file(cli, experiment, tmp_p
     assert cli("run", experiment, f"--out={tmp_path}", "--seeds=3", "--figures=false")[1].count("already trained") == 1
 
 
-def test_eval_takes_patterns_and_several_runs(cli, experiment, tmp_path):
-    assert cli("run", experiment, f"--out={tmp_path}", "--seeds=0,1", "--figures=false")[0] == 0
-    runs = [tmp_path / "small" / f"seed{seed}" for seed in (0, 1)]
-    code, printed, _ = cli("eval", *runs, "--edits=kfac*,svd-keep0.5")
-    assert code == 0
-    assert "mean ± sd over 2 seeds" in printed
-    assert all(name in printed for name in ("kfac-rho0.5", "kfac-rho0.9", "svd-keep0.5"))
-    code, printed, _ = cli("eval", tmp_path / "small", "--edits=kfac*")
-    assert code == 0
-    assert "svd" not in printed
-
-
+@pytest.mark.slow
 def test_the_default_model_learns_the_default_data(cli, tmp_path):
     code, printed, errors = cli("train", f"--out={tmp_path}", "--train.epochs=12", "--train.warmup_epochs=2")
     assert code == 0, errors

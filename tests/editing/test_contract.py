@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -21,32 +22,39 @@ def quick(name):
     return edits()[name](**{option: value for option, value in few.items() if option in options})
 
 
+@cache
+def applied(name):
+    """Return a model that was edited, its weights before, and the result."""
+    model = vit("token", classes=10, dtype=torch.float32)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    return model, before, apply(quick(name), model, seed=4)
+
+
 @pytest.mark.parametrize("name", sorted(edits()))
 class TestContract:
     """What every registered edit must do; a new one is enrolled by itself."""
 
     def test_the_model_is_not_changed(self, name):
-        model = vit("token", classes=10, dtype=torch.float32)
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        result = apply(quick(name), model)
+        model, before, result = applied(name)
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
         assert all(p.requires_grad and p.grad is None for p in model.parameters())
         changed = [key for key, value in result.state_dict.items() if not torch.equal(value, before[key])]
         assert changed
 
     def test_the_weights_fit_the_model_and_are_finite(self, name):
-        result = apply(quick(name))
+        _, _, result = applied(name)
         model = create(TINY.timm_arguments((1, 8, 8), 10))
         model.load_state_dict(result.state_dict, strict=True)
         assert all(torch.isfinite(value).all() for value in result.state_dict.values())
         assert all(value.dtype == MODEL.state_dict()[key].dtype for key, value in result.state_dict.items())
 
     def test_the_same_seed_gives_the_same_weights(self, name):
-        one, two = (apply(quick(name), seed=4).state_dict for _ in range(2))
+        model, _, result = applied(name)
+        one, two = result.state_dict, apply(quick(name), model, seed=4).state_dict
         assert all(torch.equal(one[key], two[key]) for key in one)
 
     def test_the_report_names_layers_and_cost(self, name):
-        report = apply(quick(name)).report
+        report = applied(name)[2].report
         assert report["layers"]
         assert {"layer", "relative_change"} <= set(report["layers"][0])
         assert all(seconds >= 0 and math.isfinite(seconds) for seconds in report["seconds"].values())

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from vitmem.cli import main
 from vitmem.experiment.results import changed_options, runs_in, with_configurations
 from vitmem.runs.train import train  # noqa: F401, loads what the commands need before they are timed
 
@@ -28,6 +29,21 @@ def file(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(FILE)
     return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a finished experiment of one seed; do not change it."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "small.yaml").write_text(FILE)
+    assert main(["run", str(folder / "small.yaml"), f"--out={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def small(made, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(made / "small", tmp_path / "small")
 
 
 def rows(path):
@@ -60,14 +76,13 @@ def test_every_seed_stays_whatever_command_made_it(cli, file, tmp_path):
     ]
 
 
-def test_rows_carry_their_configuration_and_what_differs(cli, file, tmp_path):
-    assert cli("run", file, f"--out={tmp_path}")[0] == 0
+def test_rows_carry_their_configuration_and_what_differs(cli, file, small, tmp_path):
     assert (
         cli("train", "--config", file, f"--out={tmp_path}", "--seed=1", "--train.lr=0.002", "--noise.rate=0.2")[0] == 0
     )
-    code, _, errors = cli("eval", tmp_path / "small")
+    code, _, errors = cli("eval", small)
     assert code == 0, errors
-    table = rows(tmp_path / "small" / "results.csv")
+    table = rows(small / "results.csv")
     first, last = table[0], table[-1]
     assert (first["data"], first["noise"], first["noise_rate"], first["epochs"]) == ("digits", "symmetric", "0.1", "1")
     assert first["model"] == "vit_base_patch16_224 width 16 depth 2 heads 2 patch 4"
@@ -76,9 +91,8 @@ def test_rows_carry_their_configuration_and_what_differs(cli, file, tmp_path):
     assert {row["id"]: row["options"] for row in table}["kfac-rho0.9"] == "rho=0.9"
 
 
-def test_a_narrower_question_leaves_the_runs_table_whole(cli, file, tmp_path):
-    assert cli("run", file, f"--out={tmp_path}")[0] == 0
-    run = tmp_path / "small" / "seed0"
+def test_a_narrower_question_leaves_the_runs_table_whole(cli, small):
+    run = small / "seed0"
     assert cli("eval", run, "--edits=svd*")[0] == 0
     ids = [row["id"] for row in rows(run / "evals" / "results.csv")]
     assert ids == ["base", "retrain", "kfac-rho0.5", "kfac-rho0.9", "svd-keep0.5"]
@@ -87,13 +101,12 @@ def test_a_narrower_question_leaves_the_runs_table_whole(cli, file, tmp_path):
 ATTACKS = "--attacks=[{name: quantize, bits: [4], groups: []}]"
 
 
-def test_a_narrower_question_leaves_the_tables_of_attacks_whole(cli, file, tmp_path):
-    assert cli("run", file, f"--out={tmp_path}")[0] == 0
-    run = tmp_path / "small" / "seed0"
-    assert cli("eval", tmp_path / "small", ATTACKS)[0] == 0
-    for path in (run, tmp_path / "small"):
+def test_a_narrower_question_leaves_the_tables_of_attacks_whole(cli, small):
+    run = small / "seed0"
+    assert cli("eval", small, ATTACKS)[0] == 0
+    for path in (run, small):
         assert cli("eval", path, ATTACKS, "--edits=svd*")[0] == 0
-        for folder in (run / "evals", tmp_path / "small") if path != run else (run / "evals",):
+        for folder in (run / "evals", small) if path != run else (run / "evals",):
             found = {row["id"] for row in rows(folder / "attacks.csv")}
             assert found == {"base", "retrain", "kfac-rho0.5", "kfac-rho0.9", "svd-keep0.5"}
     shutil.rmtree(run / "edits" / "svd-keep0.5")  # rows of what is gone go
@@ -102,9 +115,8 @@ def test_a_narrower_question_leaves_the_tables_of_attacks_whole(cli, file, tmp_p
         assert {row["id"] for row in rows(run / "evals" / name)} == {"base", "retrain", "kfac-rho0.5", "kfac-rho0.9"}
 
 
-def test_a_copy_of_a_seed_does_not_count_twice(cli, file, tmp_path):
-    assert cli("run", file, f"--out={tmp_path}")[0] == 0
-    folder = tmp_path / "small"
+def test_a_copy_of_a_seed_does_not_count_twice(cli, file, small, tmp_path):
+    folder = small
     shutil.copytree(folder / "seed0", folder / "seed1")
     code, _, errors = cli("eval", folder)
     assert (code, errors.count("\n")) == (2, 1)
@@ -115,6 +127,7 @@ def test_a_copy_of_a_seed_does_not_count_twice(cli, file, tmp_path):
     assert len(rows(folder / "results.csv")) == 5
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_give_the_table_of_one(file, tmp_path):
     def start(*arguments):
         command = [sys.executable, "-m", "vitmem", "run", str(file), f"--out={tmp_path / 'two'}", *arguments]
@@ -130,14 +143,13 @@ def test_two_commands_at_once_give_the_table_of_one(file, tmp_path):
     assert tables[0] == tables[1]
 
 
-def test_an_edit_that_cannot_be_read_is_told_and_all_else_stays(cli, file, tmp_path):
-    assert cli("run", file, f"--out={tmp_path}", "--seeds=0,1")[0] == 0
-    (tmp_path / "small" / "seed0" / "edits" / "svd-keep0.5" / "model.safetensors").write_bytes(b"damaged")
+def test_an_edit_that_cannot_be_read_is_told_and_all_else_stays(cli, file, small, tmp_path):
+    (small / "seed0" / "edits" / "svd-keep0.5" / "model.safetensors").write_bytes(b"damaged")
     code, _, errors = cli("run", file, f"--out={tmp_path}", "--seeds=1")
     assert code == 0
     assert "left out of the table" in errors
     assert "svd-keep0.5" in errors
-    found = [(row["seed"], row["id"]) for row in rows(tmp_path / "small" / "results.csv")]
+    found = [(row["seed"], row["id"]) for row in rows(small / "results.csv")]
     assert len(found) == 9
     assert ("0", "svd-keep0.5") not in found
 

@@ -64,6 +64,14 @@ def test_patches_that_do_not_divide_the_image(config):
         create(config.timm_arguments((1, 8, 8), 10), device="meta")
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3", "vit_relpos_small_patch16_224"])
+def test_shapes_without_memory_are_those_of_the_model(name):
+    arguments = ModelConfig(name=name, depth=1, pool="avg").timm_arguments((3, 32, 32), 5)
+    blank, model = (create(arguments, device=device).state_dict() for device in ("meta", "cpu"))
+    assert {key: value.shape for key, value in blank.items()} == {key: value.shape for key, value in model.items()}
+    assert all(value.is_meta for value in blank.values())
+
+
 def test_what_is_decayed():
     model = create(ModelConfig(width=8, depth=1, heads=1, patch=4).timm_arguments((1, 8, 8), 3))
     decayed = {name for name, p in model.named_parameters() if is_decayed(name, p)}

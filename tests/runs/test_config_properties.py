@@ -93,3 +93,13 @@ def test_a_configuration_survives_a_file_and_the_command_line_wins(tmp_path_fact
     assert read() == config
     train = dataclasses.replace(config.train, epochs=7)
     assert read("--train.epochs=7", "--seed=3") == dataclasses.replace(config, train=train, seed=3)
+
+
+def test_a_configuration_is_read_anew_whoever_changes_one_that_was_read_before():
+    content = RunConfig().to_dict()
+    first = RunConfig.from_dict(content)
+    first.data.__dict__["kept"] = object()
+    second = RunConfig.from_dict(content)
+    assert second == RunConfig()
+    assert "kept" not in second.data.__dict__
+    assert RunConfig.from_dict({**content, "seed": 1}).seed == 1

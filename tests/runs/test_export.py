@@ -27,34 +27,24 @@ import torch
 
 sys.modules["vitmem"] = None  # importing it is an error from here on
 torch.set_num_threads(1)
-image, (folder, out) = torch.load(sys.argv[1]), sys.argv[2:4]
-if sys.argv[4] == "timm":
-    import timm
+for folder in sys.argv[2:]:
+    if sys.argv[1] == "timm":
+        import timm
 
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    found = model.pretrained_cfg
-else:
-    from transformers import AutoModelForImageClassification
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        found = model.pretrained_cfg
+    else:
+        from transformers import AutoModelForImageClassification
 
-    model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).eval()
-    found = model.config.id2label
-with torch.no_grad():
-    logits = model(image)
-torch.save({"logits": getattr(logits, "logits", logits), "found": found}, out)
+        model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).eval()
+        found = model.config.id2label
+    with torch.no_grad():
+        logits = model(torch.load(f"{folder}.images"))
+    torch.save({"logits": getattr(logits, "logits", logits), "found": found}, f"{folder}.found")
 """
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="Hugging Face Transformers is not installed"
 )
-
-
-def opened(folder, image_BCHW, tool, tmp_path):
-    """Return logits, and what a tool says of a folder, in a new process without vitmem."""
-    torch.save(image_BCHW, tmp_path / "images.pt")
-    command = [sys.executable, "-c", OPEN, tmp_path / "images.pt", folder, tmp_path / "found.pt", tool]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = torch.load(tmp_path / "found.pt")
-    return found["logits"], found["found"]
 
 
 def images(*shape):
@@ -76,22 +66,39 @@ def other_shape(tmp_path_factory):
     return folder / "c" / "seed0"
 
 
-@pytest.mark.parametrize(
-    ("edit_id", "tool"),
-    [("base", "timm"), (KFAC, "timm"), pytest.param(KFAC, "transformers", marks=needs_transformers)],
-)
-def test_other_tools_compute_the_same_logits(cli, finished, tmp_path, edit_id, tool):
-    folder, image = tmp_path / "out" / edit_id, images(1, 8, 8)
-    code, printed, errors = cli("export", finished, edit_id, folder)
-    assert code == 0, errors
-    assert f"local-dir:{folder}" in printed
-    logits, found = opened(folder, image, tool, tmp_path)
-    where = finished if edit_id == "base" else finished / "edits" / edit_id
+@pytest.fixture(scope="module", params=["timm", pytest.param("transformers", marks=needs_transformers)])
+def opened(request, finished, other_shape, tmp_path_factory):
+    """A tool, with weights, images, logits and what the tool says of each exported model, in a process without vitmem.
+
+    The last is of images in colour that are not square.
+    """
+    out, grey, colour = tmp_path_factory.mktemp("opened"), images(1, 8, 8), images(3, 12, 8)
+    asked = {"base": (finished, grey), KFAC: (finished, grey), "colour": (other_shape, colour)}
+    for name, (run, image) in asked.items():
+        export(TrainedRun.open(run), KFAC if name == KFAC else "base", out / name)
+        torch.save(image, out / f"{name}.images")
+    command = [sys.executable, "-c", OPEN, request.param, *(out / name for name in asked)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    weights = {name: run / "edits" / KFAC if name == KFAC else run for name, (run, _) in asked.items()}
+    return request.param, {name: (weights[name], asked[name][1], torch.load(out / f"{name}.found")) for name in asked}
+
+
+@pytest.mark.parametrize("name", ["base", KFAC, "colour"])
+def test_other_tools_compute_the_same_logits(opened, name):
+    tool, models = opened
+    weights, image, found = models[name]
     with torch.no_grad():
-        expected = load_model(where)(image)
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
-    names = [str(label) for label in range(10)]
-    assert (found["label_names"] if tool == "timm" else list(found.values())) == names
+        torch.testing.assert_close(found["logits"], load_model(weights)(image), rtol=0, atol=1e-6)
+    if name != "colour":
+        told = found["found"]
+        assert (told["label_names"] if tool == "timm" else list(told.values())) == [str(label) for label in range(10)]
+
+
+def test_the_command_says_how_the_folder_is_opened(cli, finished, tmp_path):
+    code, printed, errors = cli("export", finished, KFAC, tmp_path / "out")
+    assert code == 0, errors
+    assert f"local-dir:{tmp_path / 'out'}" in printed
 
 
 def test_the_settings_are_those_of_the_run(finished, tmp_path):
@@ -105,15 +112,6 @@ def test_the_settings_are_those_of_the_run(finished, tmp_path):
         assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes()
     stored = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (stored["architecture"], stored["num_classes"], stored["num_features"]) == ("vit_base_patch16_224", 10, 16)
-
-
-@pytest.mark.parametrize("tool", ["timm", pytest.param("transformers", marks=needs_transformers)])
-def test_images_in_colour_that_are_not_square(other_shape, tmp_path, tool):
-    image = images(3, 12, 8)
-    export(TrainedRun.open(other_shape), "base", tmp_path / "out")
-    logits, _ = opened(tmp_path / "out", image, tool, tmp_path)
-    with torch.no_grad():
-        torch.testing.assert_close(logits, load_model(other_shape)(image), rtol=0, atol=1e-6)
 
 
 def test_the_card_tells_what_was_measured_and_what_is_missing(cli, run_folder, tmp_path):

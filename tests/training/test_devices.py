@@ -167,6 +167,7 @@ def result(out):
     return load_file(folder / "model.safetensors"), rows(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_are_as_one(one_process, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     command = ["-m", "vitmem", "train", f"--out={tmp_path}", *OPTIONS, "--trainer.devices=2", "--trainer.accumulate=2"]

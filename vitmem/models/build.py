@@ -32,11 +32,13 @@ def create(arguments: dict, seed: int | None = None, device: str = "cpu") -> nn.
         known = ", ".join(close or SIZES)
         raise ValueError(f"unknown model {name!r}; model.name is a vit_* name of timm, for example {known}")
     _check_patch(arguments)
+    blank = device == "meta" and timm.models.is_model_in_modules(name, ["vision_transformer"])
+    drawn = {"weight_init": "skip"} if blank else {}  # numbers for no memory: most of the time
     with torch.random.fork_rng(devices=[]), torch.device(device):
         if seed is not None:
             torch.manual_seed(seed)
         try:
-            return timm.create_model(**arguments)
+            return timm.create_model(**arguments, **drawn)
         except (TypeError, AssertionError, RuntimeError) as error:
             options = {key: value for key, value in arguments.items() if key != "model_name"}
             hint = "; try model.pool: avg" if arguments["global_pool"] == "token" else ""

@@ -4,6 +4,7 @@ A configuration names registered things; the options of the named data set or no
 in a configuration is imported or run. Precedence: defaults, files in their order, the command line.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,8 +86,20 @@ class RunConfig:
             ValueError: a key is unknown or a value out of range.
         """
         long, content = _long_lists(content)
-        config = run_config(run_parser("config", *_chosen([content])).read_object(content))
+        config = _read_once(content)
         return dataclasses.replace(config, data=dataclasses.replace(config.data, **long)) if long else config
+
+
+_READ: dict[tuple[str, type, type], RunConfig] = {}
+
+
+def _read_once(content: Mapping) -> RunConfig:
+    """Return the configuration of a mapping; verbs open a run more than once, and a parser takes long to build."""
+    names = _chosen([content])
+    key = repr(content), lookup("data set", names[0], datasets()), lookup("noise kind", names[1], noises())
+    if key not in _READ:
+        _READ[key] = run_config(run_parser("config", *names).read_object(content))
+    return copy.deepcopy(_READ[key])
 
 
 def _long_lists(content: Mapping) -> tuple[dict[str, list], dict]:

@@ -81,7 +81,7 @@ def relearning(run: Path) -> dict[str, float]:
             numbers[f"{name}, barrier of validation"] = way["barrier"]["validation_cross_entropy"]
             for column, values in columns.items():
                 values.append(numbers[f"{name}, {column}" if column != "back" else f"{name}, back, retain+all"])
-    for column in ("distance", "undone"):
+    for column in ("distance", "undone") if len(columns["back"]) > 2 else ():
         numbers[f"rank correlation of {column} and back"] = float(spearmanr(columns[column], columns["back"]).statistic)
     return numbers
 

@@ -28,10 +28,10 @@ def last_table(page: str) -> list[list[str]]:
     start = len(lines)
     while start and lines[start - 1].startswith("|"):
         start -= 1
-    header, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:])
-    if not body or any(len(line) != len(header) for line in body):
+    body = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:]]
+    if len(body) < 3 or any(len(line) != len(body[0]) for line in body):
         raise ValueError(f"{lines[0]}: it does not end in a table whose lines have as many cells as its header")
-    return [header, *body[1:]]
+    return [body[0], *body[2:]]
 
 
 def page(folder: Path) -> str:

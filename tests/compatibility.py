@@ -20,7 +20,7 @@ SMALL = {
     "compress": {"draws": 1},
     "sequential": {"rounds": 1},
     "probes": {"permutations": 2},
-    "imprint": {"permutations": 2, "steps": 3},
+    "imprint": {"permutations": 2, "steps": 3, "weight_decays": (0.0,)},
     "connectivity": {"points": 3, "relearn_steps": 2},
     "membership": {"shadows": 2},
     "prototype": {"draws": 1},

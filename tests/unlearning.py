@@ -28,6 +28,9 @@ class Known:
         self.asked.add("retain")
         return DoubleLoader(self.examples.subset(~self.examples.is_noisy), batch_size, **options)
 
+    def serve(self, examples, batch_size, **options):
+        return DoubleLoader(examples, batch_size, **options)
+
 
 def random_examples(n=13, classes=5):
     generator = torch.Generator().manual_seed(3)

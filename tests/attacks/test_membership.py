@@ -22,6 +22,7 @@ from vitmem.models.build import create
 from vitmem.runs.fresh import recipe_of
 
 RNG = np.random.RandomState(0)
+VARIANCES = ("pair", "pooled", "within")
 
 
 def test_priv_leak():
@@ -40,16 +41,18 @@ def shadows(number=6, pairs=4, population=5):
     return RNG.randn(pairs), shadow, kept, RNG.randn(population), RNG.randn(number, population)
 
 
-@pytest.mark.parametrize(("online", "fixed"), list(itertools.product([True, False], repeat=2)))
-def test_lira_against_its_formula(online, fixed):
+@pytest.mark.parametrize(("online", "variance"), list(itertools.product([True, False], VARIANCES)))
+def test_lira_against_its_formula(online, variance):
     phi, shadow, kept, _, _ = shadows()
-    found = s.lira(phi, shadow, kept, online=online, fixed=fixed)
+    found = s.lira(phi, shadow, kept, online=online, variance=variance)
 
     def samples(p, chosen):
         return [shadow[i, p] for i in range(len(shadow)) if kept[i, p] == chosen]
 
     def sd(p, chosen):
-        chosen_pairs = range(len(phi)) if fixed else [p]
+        if variance == "pooled":  # the authors' code: of all in-values, for in and out; offline of all out-values
+            return np.std([value for q in range(len(phi)) for value in samples(q, online)])
+        chosen_pairs = range(len(phi)) if variance == "within" else [p]
         return math.sqrt(np.mean([np.var(samples(q, chosen), ddof=1) for q in chosen_pairs]))
 
     for p in range(len(phi)):
@@ -62,8 +65,10 @@ def test_lira_against_its_formula(online, fixed):
 
 
 @pytest.mark.parametrize(("a", "gamma"), [(0.0, 1.0), (0.3, 1.0), (1.0, 2.0)])
-def test_rmia_against_its_formula(a, gamma):
+@pytest.mark.parametrize("population", ["upper", "all"])
+def test_rmia_against_its_formula(a, gamma, population):
     phi, shadow, kept, phi_z, shadow_z = shadows(population=40)
+    averaged = {"upper": 3, "all": 6}[population]  # of six shadow models
 
     def p(confidence):
         return 1 / (1 + math.exp(-confidence))
@@ -71,21 +76,33 @@ def test_rmia_against_its_formula(a, gamma):
     def ratio(target, outside):
         return p(target) / (0.5 * ((1 + a) * np.mean([p(value) for value in outside]) + (1 - a)))
 
-    of_z = [ratio(phi_z[z], shadow_z[:, z]) for z in range(len(phi_z))]
+    of_z = [ratio(phi_z[z], sorted(shadow_z[:, z], reverse=True)[:averaged]) for z in range(len(phi_z))]
     expected = []
     for x in range(len(phi)):
         of_x = ratio(phi[x], [shadow[i, x] for i in range(len(shadow)) if not kept[i, x]])
         expected.append(np.mean([of_x / other > gamma for other in of_z]))
-    assert s.rmia(phi, shadow, kept, phi_z, shadow_z, a=a, gamma=gamma) == pytest.approx(expected)
+    found = s.rmia(phi, shadow, kept, phi_z, shadow_z, a=a, gamma=gamma, population=population)
+    assert found == pytest.approx(expected)
     assert len(set(expected)) > 1
+
+
+def test_two_shadow_models_have_a_pooled_variance_and_no_other():
+    phi, shadow, kept, _, _ = shadows(number=2)
+    known = {variance: np.isfinite(s.lira(phi, shadow, kept, variance=variance)) for variance in VARIANCES}
+    assert {variance: found.all() for variance, found in known.items()} == {
+        "pair": False, "pooled": True, "within": False,
+    }  # fmt: skip
 
 
 def test_scores_are_unknown_without_a_shadow_model_on_the_side_they_need():
     phi, shadow, kept, phi_z, shadow_z = shadows()
     kept[:, 0], kept[:, 1] = True, False
-    assert np.isnan(s.lira(phi, shadow, kept)).tolist() == [True, True, False, False]
-    assert np.isnan(s.lira(phi, shadow, kept, online=False)).tolist() == [True, False, False, False]
+    for variance in VARIANCES:
+        for online in (True, False):
+            found = s.lira(phi, shadow, kept, online=online, variance=variance)
+            assert np.isnan(found).tolist() == [True, online, False, False]
     assert np.isnan(s.rmia(phi, shadow, kept, phi_z, shadow_z)).tolist() == [True, False, False, False]
+    assert np.isnan(s.lira(phi, shadow, np.zeros_like(kept), variance="pooled")).all()  # nothing to pool
 
 
 def test_memorization_by_hand():
@@ -144,9 +161,12 @@ def test_shadow_models_are_trained_once_and_shared(data, folder, monkeypatch):
     assert [row["score"] for row in first.rows] == names
     (cache,) = folder.glob("shadows-*")
     assert sorted(p.name for p in cache.iterdir()) == ["memorization.npz", "shadow0000.npz", "shadow0001.npz"]
-    # one model with and one without each pair: no variance for each, and so none for all
+    # one model with and one without each pair: no variance for each
     assert "0 members" in first.report["undefined"]["lira.auc"]
-    assert not math.isnan(first.rows[-1]["auc"])
+    assert not any(math.isnan(row["auc"]) for row in first.rows[3:])
+    within = attacked(data, folder, options={"shadows": 2, "fixed": "within", "rmia_population": "all"})
+    assert "0 members" in within.report["undefined"]["lira_fixed.auc"]
+    assert within.rows[-1]["auc"] != first.rows[-1]["auc"]
     monkeypatch.setattr("vitmem.training.fit.fit", lambda *a, **k: pytest.fail("trained again"))
     assert attacked(data, folder).rows == alone.rows  # whatever is there
     again = attacked(data, folder, subject="retrain", options={"shadows": 2})
@@ -202,7 +222,12 @@ def test_undefined_values_come_with_a_reason(folder):
 
 def test_options_and_registry(data, tmp_path):
     assert attacks()["membership"] is Membership
-    for options, message in (({"shadows": 1}, "shadows is 1"), ({"rmia_a": 2.0}, "rmia_a is 2.0")):
+    for options, message in (
+        ({"shadows": 1}, "shadows is 1"),
+        ({"rmia_a": 2.0}, "rmia_a is 2.0"),
+        ({"fixed": "global"}, "fixed is 'global'; choose pooled or within"),
+        ({"rmia_population": "half"}, "rmia_population is 'half'; choose upper or all"),
+    ):
         with pytest.raises(ValueError, match=message):
             Membership(**options)
     with pytest.raises(ValueError, match="it is not known how this model was trained.*; set shadows to 0"):

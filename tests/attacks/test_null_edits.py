@@ -30,7 +30,7 @@ SMALL = {
     "membership": {"shadows": 2},
     "connectivity": {"points": 3, "examples": 40, "relearn_steps": 2},
     "probes": {"permutations": 1, "examples": 40},
-    "imprint": {"permutations": 1, "examples": 40, "steps": 3},
+    "imprint": {"permutations": 1, "examples": 40, "steps": 3, "weight_decays": (0.0, 1e3)},
     "prototype": {"examples_per_class": (1, 20), "draws": 2, "examples": 50},
     "steer": {"depths": (1.0,), "alphas": (1.0,), "per_class": 3, "controls": 2, "examples": 50},
     "over_unlearning": {"eps": (0.0, 0.1), "draws": 2, "examples": 40},

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from vitmem.datamodules.batch import Examples, keyed_generator
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
+from vitmem.models.build import is_decayed
 
 CLASSES, N = 5, 200
 
@@ -109,7 +111,10 @@ def test_other_tasks_by_hand():
         other_task(Examples(image[..., :1], clean.given_label, clean.true_label, clean.index), "rotation", 5, None)
 
 
-@pytest.mark.parametrize("attack", [Probes(permutations=2, examples=60), Imprint(permutations=2, examples=60, steps=3)])
+@pytest.mark.parametrize(
+    "attack",
+    [Probes(permutations=2, examples=60), Imprint(permutations=2, examples=60, steps=3, weight_decays=(0.0, 100.0))],
+)
 def test_the_model_is_left_alone_and_the_same_seed_gives_the_same_rows(attack, data, tmp_path):
     model = vit("token", 10, torch.float32).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -118,9 +123,49 @@ def test_the_model_is_left_alone_and_the_same_seed_gives_the_same_rows(attack, d
     assert first.rows == second.rows
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    more = ["task", "old_head"] if isinstance(attack, Imprint) else []
-    assert [row["probe"] for row in first.rows] == ["given", "given", "given", "head", *more]
+    probes = ["given", "given", "given", "head"]
+    if isinstance(attack, Imprint):
+        probes = [*probes, "task", "old_head"] * 2
+        assert [row["weight_decay"] for row in first.rows] == [0.0] * 6 + [100.0] * 6
+    assert [row["probe"] for row in first.rows] == probes
     assert first.report["undefined"] == {}
+
+
+def imprint(data, folder, **options):
+    """Return a tiny model and the rows of the attack on it, by probe, place and weight decay."""
+    model = vit("token", 10, torch.float32).eval()
+    attack = Imprint(permutations=2, **options)
+    found = attack.apply(model, AttackData(data, "base", {}.get, folder), keyed_generator(0))
+    return model, {(row["probe"], row["place"], row["weight_decay"]): row for row in found.rows}
+
+
+def test_each_weight_decay_starts_from_the_same_model_and_reads_the_same_examples(data, tmp_path):
+    _, together = imprint(data, tmp_path, examples=60, steps=2, weight_decays=(3e4, 0.0))  # lr 3e-5: all but gone
+    _, alone = imprint(data, tmp_path, examples=60, steps=2, weight_decays=(0.0,))
+    assert {key: row for key, row in together.items() if key[2] == 0.0} == alone
+    assert together["given", HEAD, 3e4]["accuracy"] != alone["given", HEAD, 0.0]["accuracy"]
+
+
+def test_the_old_head_on_a_model_that_barely_moved_says_what_the_model_said(data, tmp_path):
+    model, rows = imprint(data, tmp_path, steps=1, lr=1e-12, weight_decays=(0.0,))
+    for name, metric in (("given", "memorized_accuracy"), ("true", "ground_truth_accuracy")):
+        noisy = data.train_examples.subset(data.train_examples.is_noisy)
+        with torch.no_grad():
+            said = torch.cat([model(batch.image).argmax(1) for batch in data.loader(noisy)])
+        share = (said == getattr(noisy, f"{name}_label")).double().mean()
+        assert rows["old_head", HEAD, 0.0][metric] == pytest.approx(float(share))
+
+
+@pytest.mark.parametrize("decay", [0.0, 500.0])
+def test_where_the_loss_moves_nothing_weight_decay_alone_shrinks_matrices(monkeypatch, data, tmp_path, decay):
+    tuned = {}
+    keep = lambda self, model, *rest: tuned.update(copy.deepcopy(model.state_dict())) or ([], {})  # noqa: E731
+    monkeypatch.setattr(Imprint, "probe", keep)
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", lambda logits, label: logits.sum() * 0)
+    model, _ = imprint(data, tmp_path, steps=3, lr=1e-3, weight_decays=(decay,))
+    for name, value in model.named_parameters():
+        left = 0.5**3 if decay and is_decayed(name, value) else 1.0  # (1 - lr * weight_decay)^steps
+        assert torch.allclose(tuned[name], left * value, rtol=1e-5), name
 
 
 def test_without_noisy_examples_the_reason_is_told(tmp_path):
@@ -140,7 +185,14 @@ def test_options_and_registry():
     for made, options, message in (
         (Probes, {"permutations": 0}, "permutations is 0"),
         (Imprint, {"task": "jigsaw"}, "task is 'jigsaw'; choose rotation or labels"),
-        (Imprint, {"weight_decay": -1.0}, "weight_decay is -1.0"),
+        (Imprint, {"weight_decays": ()}, "weight_decays needs at least one value"),
+        (
+            Imprint,
+            {"weight_decays": (0.0, -1.0)},
+            "weight_decays: -1.0 is out of range; with lr 3e-05, give 0 to below",
+        ),
+        (Imprint, {"weight_decays": (1e3,), "lr": 1e-3}, "weight_decays: 1000.0 is out of range"),
+        (Imprint, {"weight_decays": (math.inf,)}, "weight_decays: inf is out of range"),
         (Imprint, {"examples": 0}, "examples is 0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -107,6 +107,8 @@ IDLE = [
     ("finetune", {}, set()),
     ("cfk", {}, {"epochs"}),
     ("neggrad", {"steps": 3}, {"epochs"}),
+    ("balanced_subnet", {}, {"forget_batch_size"}),
+    ("balanced_subnet", {"preset": "digits"}, set()),
 ]
 
 

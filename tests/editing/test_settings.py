@@ -9,7 +9,7 @@ from edited import DATA, apply
 from nulls import NULLS
 
 from vitmem.editing import edits
-from vitmem.editing.contract import added, identity
+from vitmem.editing.contract import added, completed, identifying, identity
 from vitmem.editing.subnet import PRESETS
 
 CURVATURE = {
@@ -84,11 +84,11 @@ SETTINGS = {
     "scrub": BOTH
     | {
         "lr": 5e-4, "batch_size": 32, "optimiser": "adam", "weight_decay": 0.1, "max_epochs": 3, "alpha": 0.5,
-        "gamma": 1.0, "temperature": 2.0,
+        "gamma": 1.0, "temperature": 2.0, "drops": "5 8 9", "decayed": "all",
     },
     "bad_teacher": BOTH | {"lr": 0.025, "steps": 1000, "batch_size": 512},
     "subnet": SUBNET,
-    "balanced_subnet": SUBNET | {"preset": "authors", "w": 0.05, "forget_batch_size": 64},
+    "balanced_subnet": SUBNET | {"preset": "authors", "w": 0.05, "forget_batch_size": 64, "batches": "mixed"},
 }  # fmt: skip
 
 
@@ -111,8 +111,22 @@ def test_options_that_joined_later_do_not_tell_old_results_apart():
     kfac = edits()["kfac"]
     assert not {"of", "masses", "permuted", "basis"} & identity(kfac()).keys()
     assert identity(kfac(of="update", basis="svd")) == identity(kfac()) | {"of": "update", "basis": "svd"}
-    assert added(3).metadata["added"] is True
     assert added(3).default == 3
+    assert added(3).metadata["added"] is True
+
+
+def test_where_a_new_option_changed_the_default_old_results_are_of_the_old_way():
+    before = {
+        "scrub": {"drops": "none", "decayed": "matrices"},
+        "balanced_subnet": {"batches": "apart"},
+    }
+    for name, options in before.items():
+        edit = edits()[name]
+        old = {key: value for key, value in dataclasses.asdict(edit(**options)).items() if key not in options}
+        assert identity(edit(**options)) == identifying(edit, old) == old  # the same edit, made again for nothing
+        assert identity(edit()).keys() == dataclasses.asdict(edit()).keys()  # another edit, made anew
+        assert edit(**completed(edit, old)) == edit(**options)
+        assert completed(edit, dataclasses.asdict(edit())) == dataclasses.asdict(edit())
 
 
 # Numbers that an edit holds beside the model's own, of a model of P numbers; M in the chosen matrices.

@@ -1,11 +1,13 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from unlearning import BOTH, LOSS, MODEL, Scaled, apply, changed, quick
+from unlearning import BOTH, FORGET, LOSS, MODEL, RETAIN, Scaled, apply, changed, kinds, quick
 
 from vitmem.datamodules.batch import Examples
+from vitmem.editing.loop import Step
 from vitmem.editing.subnet import PRESETS, BalancedSubnet, KeepLargest, Subnet
 
 
@@ -50,6 +52,53 @@ def test_exactly_the_ratio_of_each_matrix_is_zero_and_the_rest_is_as_it_was(name
         assert int((~kept).sum()) == row["removed"] == int(ratio * before.numel())
         assert torch.equal(after[kept], before[kept])
         assert row["relative_change"] == pytest.approx(float(before[~kept].norm() / before.norm()))
+
+
+def test_a_kind_that_a_mixed_batch_lacks_adds_nothing_to_the_loss():
+    none = FORGET.map(lambda field: field[:0])
+    edit = BalancedSubnet(w=0.7)
+    found = [float(edit.loss(Scaled(1.0), step).detach()) for step in (Step(none, RETAIN), Step(FORGET, none))]
+    assert found == pytest.approx([0.7 * LOSS["retain", 1], -0.3 * LOSS["forget", 1]], rel=1e-12)
+
+
+def test_mixed_batches_hold_both_kinds_in_their_natural_shares():
+    edit = BalancedSubnet(batch_size=4, epochs=2)
+    number, steps, _ = kinds(edit, forget=2, retain=3, number=8)
+    assert number == 8  # two passes over 15 examples
+    assert [len(s.forget.index) + len(s.retain.index) for s in steps] == [4, 4, 4, 3] * 2
+    passes = [
+        [torch.cat([s.forget.index, s.retain.index]).sort().values for s in part] for part in (steps[:4], steps[4:])
+    ]
+    assert [torch.cat(one).sort().values.tolist() for one in passes] == [list(range(15))] * 2
+    assert any(not torch.equal(*pair) for pair in zip(*passes, strict=True))  # a new order
+    assert all((s.forget.index < 6).all() and (s.retain.index >= 6).all() for s in steps)
+    assert len({len(s.forget.index) for s in steps}) > 1
+    _, steps, _ = kinds(dataclasses.replace(edit, batches="apart", forget_batch_size=3), forget=2, retain=3, number=2)
+    assert [(len(s.forget.index), len(s.retain.index)) for s in steps] == [(3, 4)] * 2
+
+
+def test_a_step_on_a_mixed_batch_is_sgd_by_hand(monkeypatch):
+    """One linear layer, so that the mean cross-entropies' gradient by the mask is written down."""
+    scores = 0.5 + torch.rand(4, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    monkeypatch.setattr("vitmem.editing.subnet.initial_score", lambda w, generator: scores.clone())
+    model, examples, _ = planted()
+    edit = BalancedSubnet(layers="1", ratio=0.4, lr=50.0, epochs=1, batch_size=16, weight_decay=0.0, momentum=0.0)
+    found = apply(edit, model, examples=examples).state_dict["1.weight"]  # one batch, of all
+    zeros = int(0.4 * 32)
+    weight, x = model[1].weight.detach().numpy(), examples.image.flatten(1).double().numpy()
+
+    def mask(score):
+        kept = np.ones(score.size)
+        kept[np.argsort(score.ravel())[:zeros]] = 0
+        return kept.reshape(score.shape)
+
+    z = x @ (weight * mask(scores.numpy())).T
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True) - np.eye(4)[examples.given_label]
+    wrong = examples.is_noisy.numpy()
+    share = np.where(wrong, -0.95 / wrong.sum(), 0.05 / (~wrong).sum())  # of each example in the loss
+    after = scores.numpy() - 50.0 * ((share[:, None] * p).T @ x) * weight
+    assert (mask(np.abs(after)) != mask(scores.numpy())).any()
+    assert np.array_equal(found.numpy() != 0, mask(np.abs(after)).astype(bool))
 
 
 def planted():

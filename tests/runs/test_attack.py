@@ -127,7 +127,7 @@ def test_edited_attacks_and_those_of_another_version_are_made_again(run_folder, 
     content = json.loads(file.read_text())
     assert stored_attack(run, "quantize")
     with monkeypatch.context() as patch:
-        patch.setattr("vitmem.runs.attack.VERSION", 2)
+        patch.setattr("vitmem.runs.attack.VERSION", 0)
         assert stored_attack(run, "quantize") is None
     content["rows"][0]["memorized_accuracy"] = 0.123
     file.write_text(json.dumps(content))
@@ -176,14 +176,19 @@ def test_an_attack_that_fails_is_told_and_the_others_are_made(cli, run_folder, c
     for error in (KeyboardInterrupt(), Interrupted("stopped", 130), *full):  # nothing of the attack
         with pytest.raises(type(error)):
             perform(run, raising(error), "broken", "broken", keep_going=True)
-    items = [{"name": "imprint", "lr": 1e18, "steps": 3}, {"name": "quantize", "bits": [4], "groups": []}]
+    items = [
+        {"name": "imprint", "lr": 1e18, "steps": 3, "weight_decays": [0.0]},
+        {"name": "quantize", "bits": [4], "groups": []},
+    ]
     plan = Experiment("tiny", run.config, references=(), attacks=plan_attacks(items))
     perform_task(Task(plan, run.path.parent, 0, MEASURE), How(run.path.parent.parent))
     assert "imprint on base failed: the loss of the attack's fine-tuning is not finite" in capsys.readouterr().out
     stored = {result["attack"]: result for result in attack_results(run, (), ())}
     assert "not finite" in stored["imprint"]["report"]["failed"]
     assert stored["quantize"]["rows"]
-    code, _, errors = cli("eval", run_folder, "--attacks=[{name: imprint, lr: 1e18, steps: 3}]", "--edits=base")
+    code, _, errors = cli(
+        "eval", run_folder, "--attacks=[{name: imprint, lr: 1e18, steps: 3, weight_decays: [0.0]}]", "--edits=base"
+    )
     assert code == 2
     assert "not finite" in errors
     assert errors.count("\n") == 1

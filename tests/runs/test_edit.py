@@ -10,6 +10,7 @@ from edited_runs import SEEN, Reader, rewritten
 from vitmem.cli import main
 from vitmem.editing.attempt import attempt
 from vitmem.editing.shrink import Rewind
+from vitmem.experiment.results import changed_options
 from vitmem.runs.edit import edit_inputs, make_edit
 from vitmem.runs.evaluate import evaluate
 from vitmem.runs.trained import TrainedRun
@@ -57,6 +58,24 @@ def test_weights_made_again_keep_their_first_cost(run_folder):
     content = rewritten(file, cost=content["cost"] | {"seconds": 7.0})  # as if it had taken longer at first
     assert make_edit(run, Reader(), "reader", "again", force=True)["cost"] == content["cost"]
     assert make_edit(run, Reader(epochs=1), "reader", "again", force=True)["cost"]["seconds"] == 1.0
+
+
+def test_edits_from_before_the_authors_way_was_the_default_say_which_way_they_are(cli, run_folder):
+    old, file = ("scrub", run_folder, "--steps=2"), run_folder / "edits" / "scrub-lr0.0005" / "edit.json"
+    assert cli("edit", *old, "--drops=none", "--decayed=matrices")[0] == 0
+    options = json.loads(file.read_text())["options"]
+    content = rewritten(file, options={k: v for k, v in options.items() if k not in ("drops", "decayed")})
+    run = TrainedRun.open(run_folder)
+    assert run.edit(file.parent.name)["options"] == options
+    assert "decayed=matrices drops=none " in changed_options(run.edit(file.parent.name))
+    assert cli("edit", *old, "--drops=none", "--decayed=matrices")[0] == 0
+    assert json.loads(file.read_text())["options"] == content["options"]  # it is the same edit
+    code, _, errors = cli("edit", *old, f"--id={file.parent.name}")
+    assert code == 2
+    assert "drops: none there, 5 8 9 asked for" in errors
+    assert "decayed: matrices there, all asked for" in errors
+    assert cli("edit", *old)[0] == 0  # another edit beside it
+    assert (run_folder / "edits" / "scrub-lr0.0005-decayedall-drops5_8_9" / "edit.json").exists()
 
 
 def tuned(point):

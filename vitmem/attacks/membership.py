@@ -7,6 +7,7 @@ import io
 import math
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,17 +28,24 @@ class Membership(Attack):
 
     Each row is one score: ``loss``, and with shadow models ``lira`` and ``lira_offline`` (a variance for each pair),
     the same with ``_fixed`` (one variance, better for fewer than 64 shadow models) and ``rmia`` (offline).
-    ``priv_leak`` compares with the AUC on retrain. Shadow models follow the run's recipe, not the edit.
+    ``priv_leak`` compares with the AUC on retrain. Shadow models follow the run's recipe, not the edit. Defaults: as in
+    the authors' code; until they were options, ``fixed`` was within and ``rmia_population`` all.
 
     Args:
         shadows: shadow models to use, an even number; each that is missing is trained, which takes as long as the run.
         rmia_a: of RMIA, how a probability without the example stands for one with and without it, in [0, 1].
+        fixed: the one variance: pooled (of all values of shadow models that saw their pair in one, offline of those
+            that did not) or within (the mean of the pairs' variances, for in and out by itself).
+        rmia_population: over which shadow models RMIA averages a pair that none of them saw: upper (the half that is
+            surest of it) or all.
     """
 
     settings = ("score",)
 
     shadows: int = 0
     rmia_a: float = 0.3
+    fixed: Literal["pooled", "within"] = "pooled"
+    rmia_population: s.Population = "upper"
 
     def __post_init__(self):
         if self.shadows < 0 or self.shadows % 2:
@@ -46,6 +54,10 @@ class Membership(Attack):
             )
         if not 0 <= self.rmia_a <= 1:
             raise ValueError(f"rmia_a is {self.rmia_a}; it must be in [0, 1]")
+        if self.fixed not in ("pooled", "within"):
+            raise ValueError(f"fixed is {self.fixed!r}; choose pooled or within")
+        if self.rmia_population not in ("upper", "all"):
+            raise ValueError(f"rmia_population is {self.rmia_population!r}; choose upper or all")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return one row for each score; the scores of every example go to ``membership/<subject>.npz``."""
@@ -89,11 +101,14 @@ class Membership(Attack):
             chosen = np.concatenate([np.flatnonzero(noisy), np.arange(len(noisy), p)])
             shadow_SQ = np.stack([shadow.phi for shadow in shadows]).astype(np.float64)
             shadow_SP, kept_SP = shadow_SQ[:, chosen], np.stack([shadow.kept for shadow in shadows])[:, chosen]
-            for fixed in (False, True):
+            variances: dict[str, s.Variance] = {"": "pair", "_fixed": self.fixed}
+            for ending, variance in variances.items():
                 for online in (True, False):
-                    name = "lira" + "_offline" * (not online) + "_fixed" * fixed
-                    found[name] = s.lira(phi, shadow_SP, kept_SP, online=online, fixed=fixed)
-            found["rmia"] = s.rmia(phi, shadow_SP, kept_SP, phi_Z, shadow_SQ[:, p:], a=self.rmia_a)
+                    name = "lira" + "_offline" * (not online) + ending
+                    found[name] = s.lira(phi, shadow_SP, kept_SP, online=online, variance=variance)
+            found["rmia"] = s.rmia(
+                phi, shadow_SP, kept_SP, phi_Z, shadow_SQ[:, p:], a=self.rmia_a, population=self.rmia_population
+            )
         return {name: (values[: len(phi_M)], values[len(phi_M) :]) for name, values in found.items()}
 
 

@@ -90,11 +90,13 @@ class Probes(Attack):
 
 @dataclass(frozen=True)
 class Imprint(Probes):
-    """Train all layers on another task with strong weight decay, then look for the old labels with the same probes.
+    """Train all layers on another task, each time with more weight decay, then look for the old labels with the probes.
 
     The tasks use clean training images: ``rotation`` tells by how many quarter turns an image was rotated, ``labels``
-    says the true class shifted by some classes. Further rows: the accuracy in the task (``probe: task``), and the
-    accuracies with the head from before (``probe: old_head``).
+    says the true class shifted by some classes. By default the training is so light that without decay the unedited
+    model's labels stay readable; a trace is what stays so at a decay at which retrain shows none. Rows are those of
+    ``Probes`` for each weight decay, and further ones: the accuracy in the task (``probe: task``), without which
+    nothing was learnt, and the accuracies with the head from before (``probe: old_head``).
 
     Args:
         permutations: permuted label sets, at least 1; the p-value cannot be below 1 / (permutations + 1).
@@ -102,13 +104,16 @@ class Imprint(Probes):
         task: rotation or labels.
         steps: of AdamW on batches of 64.
         lr: learning rate, constant.
-        weight_decay: decoupled; a step shrinks the weights by lr * weight_decay of their size.
+        weight_decays: decoupled l2 of matrices, each from the same weights and with the same batches; of weights that
+            nothing else moves, training leaves (1 - lr * weight_decay)^steps.
     """
 
+    settings = ("probe", "place", "weight_decay")
+
     task: Literal["rotation", "labels"] = "rotation"
-    steps: int = 300
-    lr: float = 1e-3
-    weight_decay: float = 1.0
+    steps: int = 100
+    lr: float = 3e-5
+    weight_decays: tuple[float, ...] = (0.0, 10.0, 30.0, 100.0, 200.0, 300.0, 1000.0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -118,11 +123,13 @@ class Imprint(Probes):
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr is {self.lr}; it must be positive and finite")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must not be negative")
+        if not self.weight_decays:
+            raise ValueError("weight_decays needs at least one value")
+        if wrong := [decay for decay in self.weight_decays if not 0 <= decay * self.lr < 1]:
+            raise ValueError(f"weight_decays: {wrong[0]} is out of range; with lr {self.lr}, give 0 to below 1 / lr")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
-        """Return the rows of ``Probes`` on the model that learned the other task."""
+        """Return the rows of ``Probes`` on the models that learned the other task, by weight decay."""
         start = time.perf_counter()
         data.data.need_forget_set("probes look at the examples to be forgotten")
         train, classes = data.data.train_examples, data.data.data.num_classes
@@ -132,19 +139,32 @@ class Imprint(Probes):
         other = other_task(clean, self.task, classes, generator)
         seed = int(torch.randint(2**62, (), generator=generator))
         loader = data.data.loader(other, 64, shuffle=True, seed=seed)
-        tuned = fine_tune(model, loader, self.steps, lr=self.lr, weight_decay=self.weight_decay)
-        rows, undefined = self.probe(tuned, data.data, generator)
-        noisy, clean = (
-            _some(train.subset(mask), self.examples, generator) for mask in (train.to_forget, train.to_retain)
+        drawn, rows = generator.get_state(), []
+        for decay in self.weight_decays:
+            generator.set_state(drawn)  # the same examples, halves and permutations
+            tuned = fine_tune(model, loader, self.steps, lr=self.lr, weight_decay=decay)
+            found, undefined = self.probe(tuned, data.data, generator)
+            found += self.heads(model, tuned, data.data, other, generator)
+            rows += [{"weight_decay": decay, **row} for row in found]
+        return AttackResult(rows, {"undefined": undefined, "seconds": time.perf_counter() - start})
+
+    def heads(
+        self, model: nn.Module, tuned: nn.Module, data: MemorisationData, other: Examples, generator: torch.Generator
+    ) -> list[dict]:
+        """Return the rows of the task, and of the head from before, which is put onto the tuned model."""
+        train = data.train_examples
+        noisy, clean, validation = (
+            _some(part, self.examples, generator)
+            for part in (train.subset(train.to_forget), train.subset(train.to_retain), data.validation_examples)
         )
-        said = predictions(tuned, data.data, _some(other, self.examples, generator))
-        rows.append({"probe": "task", "place": HEAD, "accuracy": float((said[0] == said[1]).double().mean())})
+        said, right = predictions(tuned, data, _some(other, self.examples, generator))
         head = anatomy_of(tuned).head
         tuned.get_submodule(head).load_state_dict(uncompiled(model).get_submodule(head).state_dict())
-        validation = _some(data.data.validation_examples, self.examples, generator)
-        answers = [predictions(tuned, data.data, part)[0] for part in (clean, noisy, validation)]
-        rows.append({"probe": "old_head", "place": HEAD, **_accuracies(answers, clean, noisy, validation)})
-        return AttackResult(rows, {"undefined": undefined, "seconds": time.perf_counter() - start})
+        answers = [predictions(tuned, data, part)[0] for part in (clean, noisy, validation)]
+        return [
+            {"probe": "task", "place": HEAD, "accuracy": float((said == right).double().mean())},
+            {"probe": "old_head", "place": HEAD, **_accuracies(answers, clean, noisy, validation)},
+        ]
 
 
 def label_probe(x_ND: Tensor, label_PN: Tensor, order_N: Tensor, classes: int, generator: torch.Generator) -> dict:

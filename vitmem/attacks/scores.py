@@ -8,9 +8,12 @@ models. Arrays are float64; an undefined value is NaN.
 """
 
 import math
+from typing import Literal
 
 import numpy as np
 
+Variance = Literal["pair", "pooled", "within"]
+Population = Literal["upper", "all"]
 _LEAST_SD = 1e-6  # shadow models that agree exactly would have none
 
 
@@ -79,7 +82,7 @@ def priv_leak(area: float, area_retrain: float) -> float:
 
 
 def lira(
-    phi_P: np.ndarray, shadow_SP: np.ndarray, kept_SP: np.ndarray, *, online: bool = True, fixed: bool = False
+    phi_P: np.ndarray, shadow_SP: np.ndarray, kept_SP: np.ndarray, *, online: bool = True, variance: Variance = "pair"
 ) -> np.ndarray:
     """Return the likelihood-ratio scores P of the target's confidences under Gaussians fitted to those of the shadows.
 
@@ -91,9 +94,12 @@ def lira(
         shadow_SP: those of the shadow models.
         kept_SP: bool, the shadow model was trained on the pair.
         online: use the shadow models that saw the pair as well as those that did not.
-        fixed: one standard deviation for all pairs, from the mean of their variances, for few shadow models.
+        variance: pair (each pair's own), or for few shadow models one for all pairs: pooled (of all values in one, of
+            the shadow models that saw their pair; offline of those that did not; as in the authors' code) or within
+            (the mean of the pairs' variances, of either kind by itself).
 
-    Source: Carlini et al. 2022, algorithm 1 and section VI; the centres are medians, as in the authors' code.
+    Source: Carlini et al. 2022, algorithm 1 and section VI; the centres are medians, as in the authors' code. There a
+    pair's variance is divided by n, here by n - 1, and the offline score is the density, which is two-sided.
     """
 
     def gaussian(chosen_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +109,10 @@ def lira(
                 centre_P[p] = np.median(shadow_SP[chosen_S, p])
             if chosen_S.sum() > 1:
                 variance_P[p] = shadow_SP[chosen_S, p].var(ddof=1)
-        if fixed:
+        pool = kept_SP if online else ~kept_SP
+        if variance == "pooled" and pool.any():
+            variance_P[:] = shadow_SP[pool].var()
+        elif variance == "within":
             known = variance_P[~np.isnan(variance_P)]
             variance_P[:] = known.mean() if len(known) else math.nan
         return centre_P, np.maximum(np.sqrt(variance_P), _LEAST_SD)
@@ -126,10 +135,12 @@ def rmia(
     *,
     a: float = 0.3,
     gamma: float = 1.0,
+    population: Population = "upper",
 ) -> np.ndarray:
     """Return the share of population pairs whose ratio p / p_mean the pair's own exceeds gamma times (offline form).
 
-    p_mean = ((1 + a) mean of p over the shadow models that did not see the pair + (1 - a)) / 2.
+    p_mean = ((1 + a) mean of p over the shadow models that did not see the pair + (1 - a)) / 2. None saw the
+    population; of each of its pairs, the mean is over the upper half of the values, as many as others have, or all.
 
     Args:
         phi_P: the target's confidences in the pairs to score.
@@ -139,6 +150,7 @@ def rmia(
         shadow_SZ: those of the shadow models, none of which saw the population.
         a: how a probability without the pair stands for one with and without it, in [0, 1].
         gamma: least ratio of ratios.
+        population: upper, as in the authors' code (privacytrustlab/ml_privacy_meter), or all.
 
     Source: Zarifzadeh, Liu & Shokri 2024, section 3 and appendix B.2.2.
     """
@@ -147,7 +159,9 @@ def rmia(
     out_P = np.where(kept_SP, 0.0, expit(shadow_SP)).sum(0)
     with np.errstate(invalid="ignore"):  # no shadow model without the pair: undefined
         mean_P = ((1 + a) * out_P / (~kept_SP).sum(0) + 1 - a) / 2
-    mean_Z = ((1 + a) * expit(shadow_SZ).mean(0) + 1 - a) / 2
+    rising_SZ = np.sort(expit(shadow_SZ), 0)
+    half = rising_SZ[-max(len(rising_SZ) // 2, 1) :] if population == "upper" else rising_SZ
+    mean_Z = ((1 + a) * half.mean(0) + 1 - a) / 2
     ratio_P, ratio_Z = expit(phi_P) / mean_P, np.sort(expit(phi_Z) / mean_Z)
     share_P = np.searchsorted(ratio_Z, ratio_P / gamma) / len(ratio_Z)
     return np.where(np.isnan(ratio_P), math.nan, share_P)

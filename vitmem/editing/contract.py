@@ -84,21 +84,31 @@ class Edit:
         raise NotImplementedError("abstract")
 
 
-def added(default: object) -> object:
-    """Return a dataclass field that joined an edit or attack later: at its default, results made before still count.
+def added(default: object, *, before: object = ...) -> object:
+    """Return a dataclass field that joined an edit or attack later: results from before count as of ``before``.
 
     Args:
-        default: with which it does what it did before.
+        default: of the field.
+        before: with which it does what it did before, where that is not the default.
     """
-    return field(default=default, metadata={"added": True})
+    return field(default=default, metadata={"added": True} | ({} if before is ... else {"before": before}))
+
+
+def _before(cls: type["DataclassInstance"]) -> dict:
+    return {f.name: f.metadata.get("before", f.default) for f in fields(cls) if f.metadata.get("added")}
+
+
+def completed(cls: type[Edit], options: Mapping) -> dict:
+    """Return stored options with what the edit did before in place of those that it did not have then."""
+    return _before(cls) | dict(options)
 
 
 def identity(edit: "DataclassInstance") -> dict:
-    """Return the options that tell an edit, or an attack, from others: all but added ones at their default."""
+    """Return the options that tell an edit or attack from others: all but added ones that say what it did before."""
     return identifying(type(edit), {f.name: getattr(edit, f.name) for f in fields(edit)})
 
 
 def identifying(cls: type["DataclassInstance"], options: Mapping) -> dict:
     """Return those of the options that ``identity`` keeps; options that the class does not have stay."""
-    added = {f.name: f.default for f in fields(cls) if f.metadata.get("added")}
-    return {name: value for name, value in options.items() if name not in added or value != added[name]}
+    before = _before(cls)
+    return {name: value for name, value in options.items() if name not in before or value != before[name]}

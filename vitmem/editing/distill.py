@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitmem.editing.contract import added
 from vitmem.editing.loop import (
     Objective,
     Step,
@@ -28,18 +29,23 @@ class SCRUB(TrainingInTurn):
     """Leave the given model on what is wrong, in some epochs, and keep to it on what is right (Kurmanji et al. 2023).
 
     The first ``max_epochs`` epochs pass over what is wrong, with loss -KL(teacher || student); every epoch passes over
-    what is right, with loss alpha * KL + gamma * CE. Defaults: the small-scale settings of the authors' repository.
+    what is right, with loss alpha * KL + gamma * CE. Defaults: the small-scale settings of the authors' repository, its
+    falling rate and its decay of all parameters included; unlike there, dropout is off. Until both were options, the
+    rate was constant (``drops none``) and matrices alone were decayed (``decayed matrices``).
 
     Args:
         max_epochs: in how many epochs the divergence on what is wrong is raised.
         alpha: weight of the divergence on what is right.
         gamma: weight of the cross-entropy on what is right.
         temperature: of both divergences.
+        drops: after how many epochs the learning rate falls to a tenth, numbers separated by commas or spaces;
+            ``none`` keeps it constant.
+        decayed: what weight_decay is of: all parameters, or matrices alone.
     """
 
     search: ClassVar[dict[str, tuple]] = {
         "lr": ("log", 1e-5, 1e-2), "alpha": ("log", 1e-3, 10.0), "max_epochs": ("int", 1, 10),
-        "epochs": ("choice", 5, 10, 30),
+        "epochs": ("choice", 5, 10, 30), "drops": ("choice", "5 8 9", "none"),
     }  # fmt: skip
 
     lr: float = 5e-4
@@ -50,12 +56,29 @@ class SCRUB(TrainingInTurn):
     alpha: float = 0.5
     gamma: float = 1.0
     temperature: float = 2.0
+    drops: str = added("5 8 9", before="none")
+    decayed: Literal["all", "matrices"] = added("all", before="matrices")
 
     def __post_init__(self):
         super().__post_init__()
         self.not_negative("max_epochs", "alpha", "gamma")
+        if self.drops != "none" and not (self._drops() and all(part.isdecimal() for part in self._drops())):
+            raise ValueError(f"drops is {self.drops!r}; give numbers of epochs, separated by spaces, or none")
+        if self.decayed not in ("all", "matrices"):
+            raise ValueError(f"decayed is {self.decayed!r}; choose all or matrices")
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; it must be positive and finite")
+
+    def _drops(self) -> list[str]:
+        return [] if self.drops == "none" else self.drops.replace(",", " ").split()
+
+    def rate(self, step: Step) -> float:
+        """Fall to a tenth after each of the epochs that ``drops`` names."""
+        return 0.1 ** sum(step.epoch >= int(epoch) for epoch in self._drops())
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """Tell whether weight decay applies to a parameter."""
+        return self.decayed == "all" or super().decays(name, parameter)
 
     def passes(self, epoch: int) -> Sequence[str]:
         """Return over what an epoch passes: over what is wrong in the first epochs only, and then first."""

@@ -230,9 +230,9 @@ class CFk(FineTune):
             parameter.requires_grad_(self.k == -1 or depth[name] >= first)
         return copied
 
-    def rate(self, done: float) -> float:
+    def rate(self, step: Step) -> float:
         """Fall linearly to a fifth."""
-        return 1 - 0.8 * done
+        return 1 - 0.8 * step.done
 
 
 @dataclass(frozen=True)

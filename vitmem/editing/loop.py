@@ -32,6 +32,7 @@ class Step(NamedTuple):
     forget: Batch | None = None
     retain: Batch | None = None
     done: float = 0.0  # share of the steps taken so far, in [0, 1)
+    epoch: int = 0  # of edits that see the two sets in turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +113,13 @@ class Training(Edit):
         """
         raise NotImplementedError("abstract")
 
-    def rate(self, done: float) -> float:
-        """Return the factor of the learning rate when a share of the steps, in [0, 1), is done."""
+    def rate(self, step: Step) -> float:
+        """Return the factor of the learning rate in a step."""
         return 1.0
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """Tell whether weight decay applies to a parameter."""
+        return is_decayed(name, parameter)
 
     def loaders(self, data: EditData, seed: int) -> dict[str, InMemoryLoader]:
         """Return shuffled loaders of what the edit sees, by field of ``Step``.
@@ -143,7 +148,7 @@ class Training(Edit):
 
     def stream(self, loaders: Mapping[str, InMemoryLoader]) -> Iterator[Step]:
         """Yield steps without end: a batch of every loader at once, each loader in a new order after each pass."""
-        for batches in zip(*map(_forever, loaders.values()), strict=True):
+        for batches in zip(*map(forever, loaders.values()), strict=True):
             yield Step(**dict(zip(loaders, batches, strict=True)))
 
     def apply(self, model: nn.Module, data: EditData, generator: torch.Generator) -> EditResult:
@@ -175,10 +180,11 @@ class Training(Edit):
         optimiser = self.make_optimiser(parameters)
         some, steps = next(iter(parameters.values())), self.number(loaders)
         for number, step in enumerate(itertools.islice(self.stream(loaders), steps)):
+            step = Step(*(_moved(batch, some) for batch in step[:2]), number / steps, step.epoch)
             for group in optimiser.param_groups:
-                group["lr"] = self.lr * self.rate(number / steps)
+                group["lr"] = self.lr * self.rate(step)
             optimiser.zero_grad()
-            loss = objective.loss(Step(*(_moved(batch, some) for batch in step[:2]), number / steps))
+            loss = objective.loss(step)
             if not torch.isfinite(loss):
                 raise EditDiverged(f"loss is not finite at step {number}; lower lr")
             loss.backward()
@@ -197,7 +203,7 @@ class Training(Edit):
 
     def make_optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser, with two groups: decayed and not."""
-        decayed = {name: is_decayed(name, p) for name, p in parameters.items()}
+        decayed = {name: self.decays(name, p) for name, p in parameters.items()}
         groups = [
             {"params": [p for name, p in parameters.items() if decayed[name] is decay], "weight_decay": amount}
             for decay, amount in ((True, self.weight_decay), (False, 0.0))
@@ -238,10 +244,11 @@ class TrainingInTurn(TrainingOnBoth):
         for epoch in itertools.count():
             for kind in self.passes(epoch):
                 loaders[kind].set_epoch(epoch)
-                yield from (Step(**{kind: batch}) for batch in loaders[kind])
+                yield from (Step(**{kind: batch}, epoch=epoch) for batch in loaders[kind])
 
 
-def _forever(loader: InMemoryLoader) -> Iterator[Batch]:
+def forever(loader: InMemoryLoader) -> Iterator[Batch]:
+    """Yield the batches of a loader without end, in a new order after each pass."""
     for epoch in itertools.count():
         loader.set_epoch(epoch)
         yield from loader

@@ -5,6 +5,7 @@ Legend: I inputs, O outputs.
 
 import math
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,11 +16,12 @@ from torch.nn import functional as F
 
 from vitmem.curvature.collect import uncompiled
 from vitmem.curvature.layers import LinearMap, linear_maps
-from vitmem.editing.contract import EditResult
+from vitmem.datamodules.batch import Examples, InMemoryLoader
+from vitmem.editing.contract import EditResult, added
 from vitmem.editing.data import EditData
 from vitmem.editing.finetune import weighted_difference
 from vitmem.editing.kfac import relative_change
-from vitmem.editing.loop import Objective, Step, Training, frozen_copy, on_both
+from vitmem.editing.loop import Objective, Step, Training, forever, frozen_copy, on_both
 from vitmem.models.layers import select_layers
 
 
@@ -131,10 +133,14 @@ def initial_score(w_OI: Tensor, generator: torch.Generator) -> Tensor:
 
 # Sakarvadia et al. 2025; their setting as adapted by Merullo et al. 2025; ours, found on digits, attention included.
 PRESETS = {
-    "authors": {"layers": "blocks.*.mlp.*", "ratio": 0.01, "w": 0.05, "lr": 0.1, "epochs": 5},
-    "merullo": {"layers": "blocks.*.mlp.*", "ratio": 0.0015, "w": 0.7, "lr": 0.3, "epochs": 5},
-    "digits": {"layers": "blocks.*", "ratio": 0.2, "w": 0.9, "lr": 1.0, "epochs": 30},
-}
+    "authors": {
+        "layers": "blocks.*.mlp.*", "ratio": 0.01, "w": 0.05, "lr": 0.1, "epochs": 5, "batches": "mixed",
+    },
+    "merullo": {
+        "layers": "blocks.*.mlp.*", "ratio": 0.0015, "w": 0.7, "lr": 0.3, "epochs": 5, "batches": "mixed",
+    },
+    "digits": {"layers": "blocks.*", "ratio": 0.2, "w": 0.9, "lr": 1.0, "epochs": 30, "batches": "apart"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,10 +150,15 @@ class BalancedSubnet(Subnet):
     As subnet, with the loss w * CE(retain) - (1 - w) * CE(forget). Options that are not given are those of the preset.
 
     Args:
-        preset: authors (MLPs, ratio 0.01, w 0.05, lr 0.1, 5 epochs), merullo (their baseline: MLPs, ratio 0.0015,
-            w 0.7, lr 0.3, 5 epochs) or digits (ours: attention too, ratio 0.2, w 0.9, lr 1, 30 epochs).
+        preset: authors (MLPs, ratio 0.01, w 0.05, lr 0.1, 5 epochs, mixed), merullo (their baseline: MLPs, ratio
+            0.0015, w 0.7, lr 0.3, 5 epochs, mixed) or digits (ours: attention too, ratio 0.2, w 0.9, lr 1, 30 epochs,
+            apart).
         w: weight of the examples known to be right, in [0, 1].
-        forget_batch_size: examples known to be wrong per step.
+        batches: mixed, as in the authors' code (one loader of batch_size over both kinds, in their natural shares; the
+            loss has the means within a batch, and of a kind that a batch lacks, where theirs is not defined, nothing),
+            or apart (batch_size of the right and forget_batch_size of the wrong in every step), which was the only way
+            until this was an option.
+        forget_batch_size: examples known to be wrong per step, where batches are apart.
     """
 
     sees: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
@@ -160,6 +171,7 @@ class BalancedSubnet(Subnet):
     lr: float | None = None
     epochs: int | None = None
     forget_batch_size: int = 64
+    batches: Literal["mixed", "apart"] | None = added(None, before="apart")
 
     def __post_init__(self):
         if self.preset not in PRESETS:
@@ -170,10 +182,34 @@ class BalancedSubnet(Subnet):
         super().__post_init__()
         if not 0 <= self.w <= 1:
             raise ValueError(f"w is {self.w}; it is the weight of the examples known to be right, in [0, 1]")
+        if self.batches not in ("mixed", "apart"):
+            raise ValueError(f"batches is {self.batches!r}; choose mixed or apart")
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The size of batches of wrong labels, where they are mixed with right ones."""
+        return super().idle | ({"forget_batch_size"} if self.batches == "mixed" else set())
+
+    def loaders(self, data: EditData, seed: int) -> dict[str, InMemoryLoader]:
+        """Return the loader of each kind, or where they are mixed one of both."""
+        found = super().loaders(data, seed)
+        if self.batches == "apart":
+            return found
+        together = Examples.concatenate([loader.examples for loader in found.values()])
+        return {"mixed": data.serve(together, self.batch_size, shuffle=True, seed=seed)}
+
+    def stream(self, loaders: Mapping[str, InMemoryLoader]) -> Iterator[Step]:
+        """Yield steps without end; mixed batches are parted into what is wrong and what is right."""
+        if self.batches == "apart":
+            yield from super().stream(loaders)
+        for batch in forever(loaders["mixed"]):
+            wrong = batch.to_forget
+            yield Step(*(batch.map(lambda field, chosen=chosen: field[chosen]) for chosen in (wrong, ~wrong)))
 
     def loss(self, forward, step: Step) -> Tensor:
         """Return the weighted difference of the two cross-entropies."""
-        forget, retain = on_both(forward, step)
-        return weighted_difference(
-            F.cross_entropy(forget, step.forget.given_label), F.cross_entropy(retain, step.retain.given_label), self.w
+        forget, retain = (
+            F.cross_entropy(logits, batch.given_label, reduction="sum") / max(len(logits), 1)  # 0 without examples
+            for logits, batch in zip(on_both(forward, step), step[:2], strict=True)
         )
+        return weighted_difference(forget, retain, self.w)

@@ -26,7 +26,7 @@ from vitmem.runs.trained import BASE, TrainedRun
 from vitmem.shapes import NAME
 from vitmem.training.errors import TrainingDiverged
 
-VERSION = 1  # of the attacks; raise it when one measures something else with the same options: all are made again
+VERSION = 2  # of the attacks; raise it when one measures something else with the same options: all are made again
 
 
 def perform(

@@ -10,7 +10,7 @@ from pathlib import Path
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.distributed import is_main
 from vitmem.editing.attempt import Attempt, attempt
-from vitmem.editing.contract import Edit, identity
+from vitmem.editing.contract import Edit, completed, identity
 from vitmem.editing.data import EditData
 from vitmem.files import Damaged, check_name, provenance, read_json, sealed_json, to_json, write_json, write_together
 from vitmem.models.weights import model_files, read_description
@@ -99,7 +99,7 @@ def _there(run: TrainedRun, folder: Path, name: str) -> dict | None:
 
 
 def _difference(run: TrainedRun, edit: Edit, name: str, there: dict) -> str:
-    old = {"edit": there["name"], **_with_added(there["options"], edit)}
+    old = {"edit": there["name"], **there["options"]}
     new = {"edit": name, **dataclasses.asdict(edit)}
     return difference(old, new) or f"known: {run.known:g} asked for"
 
@@ -134,16 +134,11 @@ def free_id(run: TrainedRun, edit: Edit, name: str) -> str:
         there = read_json(folder / edit_id / EDIT_FILE, EDIT)
         if there is None or there["inputs"] == edit_inputs(run, edit, name):
             return edit_id
-        options, old = json.loads(to_json(dataclasses.asdict(edit))), _with_added(there["options"], edit)
+        options, old = json.loads(to_json(dataclasses.asdict(edit))), completed(type(edit), there["options"])
         differ = [o for o, value in options.items() if old.get(o) != value and o not in shown]
         if not differ:  # known examples, say: whoever asks must give a name
             return edit_id
         shown += differ
-
-
-def _with_added(options: dict, edit: Edit) -> dict:
-    """Return stored options with the defaults of those that the edit did not have then."""
-    return {f.name: f.default for f in dataclasses.fields(edit) if f.metadata.get("added")} | options
 
 
 def result_id(prefix: str, edit: Edit, shown: Sequence[str] = ()) -> str:

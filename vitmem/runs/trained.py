@@ -16,7 +16,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import NoiseManifest
 from vitmem.editing import edits
 from vitmem.editing.attempt import Attempt
-from vitmem.editing.contract import identifying
+from vitmem.editing.contract import completed, identifying
 from vitmem.editing.known import known_noisy
 from vitmem.files import Damaged, check_name, digest, read_json
 from vitmem.models.build import with_weights
@@ -301,7 +301,7 @@ class TrainedRun:
                 f"{folder} is no edit of this run: it was made of other weights or labels, or its options were "
                 f"changed; move it away, or make it again with --id {edit_id} --force"
             )
-        return content
+        return {**content, "options": completed(cls, content["options"])}
 
     def edit_inputs(self, name: str, options: Mapping, share: float | None) -> str:
         """Return what tells an edit of this run from those with other options, weights, labels or known examples.

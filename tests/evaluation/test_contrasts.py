@@ -287,3 +287,17 @@ def test_formats():
     assert "a note." in latex
     found = list(csv.DictReader(io.StringIO(written([SMALL], "csv"))))
     assert found == [{"table": "a_b", "x": "1", "p": "", "q": ""}, {"table": "a_b", "x": "", "p": "", "q": "2"}]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_equal_differences_are_no_certainty(seeds):
+    """A few seeds of a coarse metric may agree; the spread of rounding errors would make p as small as one likes."""
+    table = rows("kfac-rho0.9", [0.1 + 0.2 * k for k in range(seeds)])
+    table += rows("svd-keep0.1", [0.15 + 0.2 * k for k in range(seeds)])
+    truth = compared(table, "kfac-rho0.9", "svd-keep0.1", metrics=(TRUTH,))[0]
+    assert truth["difference"] == pytest.approx(-0.05)
+    assert math.isnan(truth["p"])
+    assert math.isnan(truth["low"])
+    assert truth["verdict"] == "undecided"
+    same = compared(table + rows("ekfac-rho0.9", [0.1 + 0.2 * k for k in range(seeds)]), "kfac-rho0.9", "ekfac-rho0.9")
+    assert same[0]["p"] == 1.0

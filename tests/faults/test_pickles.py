@@ -126,7 +126,7 @@ def test_checkpoints_of_a_training_that_goes_on(name, form, scene):
     changed("sha256", to={name: sealed[name] for name in SETTINGS})(Path(RUN, "provenance.json"))
     Path(RUN, "checkpoints/last.ckpt").unlink()
     plant(form, Path(RUN, "checkpoints", name))
-    assert "damaged" in without_code("run", EXPERIMENT, codes=(2,))
+    assert "damaged" in without_code("run", EXPERIMENT, codes=(3,))  # the stage of the training failed
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

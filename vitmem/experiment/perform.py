@@ -34,7 +34,7 @@ from vitmem.experiment.stages import (
     write_records,
 )
 from vitmem.experiment.tuning import Tuning, points, tune
-from vitmem.files import digest, now
+from vitmem.files import digest, now, sweep
 from vitmem.models.memory import ran_out
 from vitmem.runs.attack import stored_attack
 from vitmem.runs.edit import make_edit
@@ -100,6 +100,7 @@ def perform(task: Task, how: How, training: str = "", told: Told = lambda name, 
     """
     folders = [task.path] if task.is_training else [task.model_path(k) for k in (BASE, *task.experiment.references)]
     with held_all(folders, wait=how.wait):
+        sweep(task.record.parent, inside=False)
         recorded, trained = dict(records(task)), trainings(task)
         found = states(task, recorded, trained, training)
         runs = _Models(task)

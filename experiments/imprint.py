@@ -79,8 +79,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for line in lines:
         interval = "" if math.isnan(line["low"]) else f" [{line['low']:+.3f}, {line['high']:+.3f}]"
+        excess = "" if line["id"] == "retrain" else f"{line['excess']:+.3f}{interval}"
         print(
-            f"| {line['id']} | {line['weight_decay']:g} | {line['found']:.3f} | {line['excess']:+.3f}{interval} | "
+            f"| {line['id']} | {line['weight_decay']:g} | {line['found']:.3f} | {excess} | "
             f"{line['verdict']} | {line['validation']:.3f} | {line['task']:.3f} |"
         )
 

@@ -141,7 +141,7 @@ class SecondMoment:
     """A running sum of x^T x; few rows are gathered until a product is worth the pass over the sum.
 
     They are gathered in one place that stays: copies made between the activations of a pass would keep the allocator
-    from handing out the same memory again, and the pass would take longer.
+    from handing out the same memory again.
 
     Args:
         features: F.

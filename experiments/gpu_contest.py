@@ -1,7 +1,7 @@
 """The contest of digits_contest.yaml in short, on ViT-Base and CIFAR-10, in a given time on one GPU.
 
     python experiments/gpu_contest.py [--minutes 30] [--root data] [--out runs] [--peak 989]
-    python experiments/gpu_contest.py --toy --out /tmp/toy        the same on digits and a CPU, in a minute
+    python experiments/gpu_contest.py --toy --out runs/toy        the same on digits and a CPU, in a minute
 
 Training takes as many epochs as fit into 60 % of the time at the measured speed, at most 200; then each method has the
 fewest trials that matched strengths need. Writes runs/gpu_contest: results.csv, contest.md (the tables; of one seed,

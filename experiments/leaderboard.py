@@ -28,7 +28,7 @@ from vitmem.evaluation.typeset import MISSING, Number, Table
 from vitmem.figures.tables import read_csv, read_results, seed_folders
 from vitmem.files import digest, file_digest, write_atomically
 from vitmem.options import read_yaml
-from vitmem.runs.config import RunConfig, comparable
+from vitmem.runs.config import RunConfig, comparable, read_seeds
 from vitmem.runs.start import make_data
 from vitmem.runs.trained import saved_config
 
@@ -285,9 +285,9 @@ def _ranges(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
 
 
-def expected(board: Board, seed: int, experiments: Path = HERE) -> RunConfig:
-    """Return the configuration of the base model of a seed of a board."""
-    content = read_yaml(experiments / f"{board.entry}.yaml")
+def expected(experiment: str, seed: int, experiments: Path = HERE) -> RunConfig:
+    """Return the configuration of the base model of a seed of an experiment file."""
+    content = read_yaml(experiments / f"{experiment}.yaml")
     config = RunConfig.from_dict({key: content[key] for key in SECTIONS})
     if content.get("vary_noise"):
         config = dataclasses.replace(config, noise=dataclasses.replace(config.noise, seed=config.noise.seed + seed))
@@ -306,7 +306,7 @@ def add(folder: Path, results: Path, experiments: Path = HERE) -> Path:
             f"{folder.name} is no name of an entry; it must be {' or '.join(f'{b.name}_entry_NAME' for b in BOARDS)}"
         )
     for seed, run in seed_folders(folder).items():
-        if comparable(saved_config(run)) != comparable(expected(board, seed, experiments)):
+        if comparable(saved_config(run)) != comparable(expected(board.entry, seed, experiments)):
             raise ValueError(
                 f"{run} was not trained as experiments/{board.entry}.yaml says; change nothing but its edits and seeds"
             )
@@ -344,12 +344,8 @@ def manifests(experiments: Path = HERE) -> str:
     """Return the digests of the wrong labels of each seed of the experiments whose data are at hand, as CSV."""
     lines = ["experiment,seed,noise_seed,images,labels"]
     for name in ("digits_contest", "digits_averages", "digits_beyond", "digits_methods", "digits_durability"):
-        content = read_yaml(experiments / f"{name}.yaml")
-        for seed in map(int, str(content["seeds"]).split(",")):
-            config = RunConfig.from_dict({key: content[key] for key in SECTIONS})
-            if content.get("vary_noise"):
-                noise = dataclasses.replace(config.noise, seed=config.noise.seed + seed)
-                config = dataclasses.replace(config, noise=noise)
+        for seed in read_seeds(read_yaml(experiments / f"{name}.yaml")["seeds"]):
+            config = expected(name, seed, experiments)
             manifest = make_data(config).manifest
             lines.append(f"{name},{seed},{config.noise.seed},{manifest.data_fingerprint},{manifest.header()['sha256']}")
     return "\n".join(lines) + "\n"

@@ -228,6 +228,13 @@ def check_numbers(name: str, value: object, most: float = LARGEST) -> None:
         raise ValueError(f"{name} is {short(value)}; whole numbers must be at most {most:,.0f}")
 
 
+def check_counts(options: object, *names: str) -> None:
+    """Raise ValueError if one of the named options is below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} is {getattr(options, name)}; it must be at least 1")
+
+
 def check_plain(options: Mapping) -> None:
     """Raise ValueError if a mapping of options holds what no option can be, whatever is given beside it."""
     names = [name for name, _ in flat(options)]

@@ -120,7 +120,7 @@ def test_durability_is_of_all_seeds(leaderboard):
 
 def entry(folder, leaderboard, board, experiments, width):
     for seed in (0, 1):
-        config = leaderboard.expected(board, seed, experiments)
+        config = leaderboard.expected(board.entry, seed, experiments)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, width=width))
         (folder / f"seed{seed}").mkdir(parents=True)
         (folder / f"seed{seed}" / "config.yaml").write_text(dump_yaml(config.to_dict()))

@@ -13,6 +13,7 @@ from vitmem.attacks.scoring import mean_row, score, scoring_sets
 from vitmem.curvature.layers import linear_maps
 from vitmem.models.build import with_weights
 from vitmem.models.layers import select_layers
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,7 @@ class Compress(Attack):
             raise ValueError(f"rank: {wrong[0]} is not a share of the singular values, in (0, 1]")
         if wrong := [norm for norm in self.noise if not (math.isfinite(norm) and norm >= 0)]:
             raise ValueError(f"noise: {wrong[0]} is not a relative norm; give numbers of at least 0")
-        for option in ("draws", "examples"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "draws", "examples")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return the metrics of each kind and strength."""

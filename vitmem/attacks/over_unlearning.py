@@ -19,6 +19,7 @@ from vitmem.datamodules.batch import Examples, InMemoryLoader
 from vitmem.datamodules.module import MemorisationData
 from vitmem.evaluation.metrics import accuracy
 from vitmem.models.finite import answers
+from vitmem.options import check_counts
 
 CANDIDATES = 5000  # clean examples whose distances are computed
 
@@ -54,9 +55,7 @@ class OverUnlearning(Attack):
             raise ValueError("eps needs at least one value")
         if wrong := [eps for eps in self.eps if not 0 <= eps <= 1]:
             raise ValueError(f"eps: {wrong[0]} is not a change of images in [0, 1]")
-        for option in ("draws", "examples"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "draws", "examples")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return what is lost at every place and distance.

@@ -28,6 +28,7 @@ from vitmem.evaluation.logistic import choose_l2, fit_logistic, log_probabilitie
 from vitmem.evaluation.metrics import accuracy
 from vitmem.models.anatomy import anatomy_of
 from vitmem.models.finite import answers
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class Probes(Attack):
     examples: int = 5000
 
     def __post_init__(self):
-        for option in ("permutations", "examples"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "permutations", "examples")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return one row for each place of a probe."""

@@ -18,6 +18,7 @@ from vitmem.curvature.layers import LinearMap, linear_maps
 from vitmem.evaluation.predict import TRAIN
 from vitmem.models.anatomy import anatomy_of
 from vitmem.models.build import with_weights
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,7 @@ class Prototype(Attack):
             raise ValueError(f"examples_per_class: {wrong[0]} examples have no mean; give positive numbers")
         if wrong := [alpha for alpha in self.alphas if not 0 < alpha <= 1]:
             raise ValueError(f"alphas: {wrong[0]} is not a share of the way, in (0, 1]")
-        for option in ("draws", "examples"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "draws", "examples")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return the metrics of every k and alpha; alpha 0 is the model as it is."""

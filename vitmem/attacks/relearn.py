@@ -20,6 +20,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.editing.auto import predictions
 from vitmem.editing.contract import added
 from vitmem.evaluation.predict import TRAIN
+from vitmem.options import check_counts
 from vitmem.training.errors import TrainingDiverged
 
 _ARM = re.compile(r"retain(?:\+(\d+|all))?|noisy|unrelated|drift")
@@ -71,9 +72,7 @@ class Relearn(Attack):
             raise ValueError("arms and lrs need at least one value each")
         if wrong := [lr for lr in self.lrs if not (math.isfinite(lr) and lr > 0)]:
             raise ValueError(f"lrs: {wrong[0]} is not a learning rate; give positive numbers")
-        for option in ("steps", "batch_size", "examples"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "steps", "batch_size", "examples")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return the curve of every arm and learning rate."""

@@ -10,6 +10,7 @@ from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.scoring import score, scoring_sets
 from vitmem.editing.contract import EditDiverged
 from vitmem.models.build import with_weights
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,7 @@ class Sequential(Attack):
     examples: int = 2000
 
     def __post_init__(self):
-        for option in ("rounds", "examples"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "rounds", "examples")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return the metrics after each round; round 0 is the subject as it is."""

@@ -27,6 +27,7 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.evaluation.metrics import accuracy
 from vitmem.evaluation.predict import TRAIN, VALIDATION, predict
 from vitmem.models.anatomy import anatomy_of
+from vitmem.options import check_counts
 
 Direction = Literal["base", "label"]
 
@@ -73,9 +74,7 @@ class Steer(Attack):
             raise ValueError(f"depths: {wrong[0]} is not a share of the blocks, in (0, 1]")
         if wrong := [alpha for alpha in self.alphas if not (math.isfinite(alpha) and alpha > 0)]:
             raise ValueError(f"alphas: {wrong[0]} is not a strength; give positive numbers")
-        for option in ("per_class", "controls", "examples"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "per_class", "controls", "examples")
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return the metrics of every direction, block and strength; alpha 0 is the model as it is."""

@@ -1,10 +1,10 @@
 """``vitmem run``: all stages of an experiment file."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitmem.cli import fail
 from vitmem.cli.shared import KNOWN, RATES, add_cache, add_output, items, names, wants_help
 from vitmem.runs import config
 
@@ -55,7 +55,7 @@ def _run(plan, swept, values) -> int:
     how = How(out, values.force, values.retry_failed, values.wait, values.share)
     launcher = _launcher(values, swept, folder)
     rows, board = run.run(swept, folder, how, jobs=check_jobs(values.jobs), launcher=launcher)
-    is_sweep = len(swept) > 1 or bool(swept[0].columns)
+    is_sweep = swept[0].is_swept
     print("\n" + (_means(folder) if is_sweep else terminal_table(rows)))
     if plan.tune and not is_sweep:
         print("\n" + comparison_table(rows))
@@ -104,10 +104,8 @@ def said(board) -> int:
     """Say which stages failed, and return the exit code: 3 if any did."""
     lines = board.told()
     for line in lines:
-        print(f"vitmem: {line}", file=sys.stderr)
-    if lines:
-        print("vitmem: all else is done; mend the cause, and give --retry_failed to try these again", file=sys.stderr)
-    return 3 if lines else 0
+        fail(line, 3)
+    return fail("all else is done; mend the cause, and give --retry_failed to try these again", 3) if lines else 0
 
 
 def add_place_of_work(parser) -> None:

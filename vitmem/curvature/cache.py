@@ -25,6 +25,7 @@ from vitmem.curvature.spectrum import DenseMass, Eigenbasis, KroneckerMass, Mass
 from vitmem.distributed import agreed, is_main
 from vitmem.files import digest, replacing
 from vitmem.models.layers import select_layers
+from vitmem.options import check_counts
 from vitmem.progress import size, tracked
 
 
@@ -73,9 +74,7 @@ class CurvatureConfig:
     basis: Axes = field(default="kfac", metadata={"added": True})
 
     def __post_init__(self) -> None:
-        for option in ("examples", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "examples", "batch_size")
         if self.layers_per_pass < 0:
             raise ValueError(f"layers_per_pass is {self.layers_per_pass}; it must be positive, or 0 for all at once")
         if self.split == "validation" and self.noisy != "included":

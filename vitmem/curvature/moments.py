@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vitmem.datamodules.batch import keyed_seed
+from vitmem.options import check_counts
 
 Tokens = Literal["cls", "all", "mean"]
 Labels = Literal["sampled", "exact", "topk", "given"]
@@ -54,9 +55,7 @@ class LabelRule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for option in ("draws", "top"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "draws", "top")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it must be positive")
 

@@ -17,6 +17,7 @@ from vitmem.distributed import all_sum
 from vitmem.editing.contract import Edit, EditResult
 from vitmem.editing.data import EditData
 from vitmem.editing.parameters import accuracy, chosen_parameters, result, working_copy
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,7 @@ class Potion(Edit):
     def __post_init__(self):
         if not 0 <= self.stop < 1:
             raise ValueError(f"stop is {self.stop}; it is a share of the first accuracy, in [0, 1)")
-        for option in ("tries", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "tries", "batch_size")
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing."""

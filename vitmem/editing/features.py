@@ -17,6 +17,7 @@ from vitmem.editing.contract import Edit, EditResult
 from vitmem.editing.data import EditData
 from vitmem.editing.parameters import draw_seed, input_moments, result
 from vitmem.models.layers import select_layers
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ class Features(Edit):
     def __post_init__(self):
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep is {self.keep}; it is a share of the directions, in (0, 1]")
-        for option in ("examples", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "examples", "batch_size")
 
     def check(self, model: nn.Module) -> None:
         """Refuse patterns that match nothing."""

@@ -18,6 +18,7 @@ from vitmem.editing.data import EditData
 from vitmem.editing.parameters import draw_seed, result, watch_inputs
 from vitmem.evaluation.logistic import fit_logistic
 from vitmem.models.anatomy import head_of
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class ProbeHead(Edit):
             raise ValueError(f"keep is {self.keep}; it must be in [0, 1]")
         if not 0 < self.c < math.inf:
             raise ValueError(f"c is {self.c}; it must be positive and finite")
-        for option in ("examples", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "examples", "batch_size")
 
     @property
     def idle(self) -> frozenset[str]:

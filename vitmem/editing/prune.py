@@ -20,6 +20,7 @@ from vitmem.editing.data import EditData
 from vitmem.editing.origin import Filtered, initial_matrices
 from vitmem.editing.parameters import draw_seed, result, watch_inputs
 from vitmem.models.layers import select_layers
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,7 @@ class Wanda(Edit):
         _check_share("keep", self.keep)
         if self.forget is not None:
             _check_share("forget", self.forget)
-        for option in ("examples", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "examples", "batch_size")
 
     @property
     def sees(self) -> frozenset[str]:

@@ -23,6 +23,7 @@ from vitmem.editing.kfac import EKFAC
 from vitmem.editing.parameters import result
 from vitmem.editing.shrink import Rewind, block_of
 from vitmem.models.build import with_weights
+from vitmem.options import check_counts
 
 _HALVINGS = 40  # of the interval of log tau
 
@@ -148,9 +149,7 @@ class RewindByBlock(Edit):
     def __post_init__(self):
         if not 0 <= self.keep <= 1:
             raise ValueError(f"keep is {self.keep}; it must be in [0, 1]")
-        for option in ("rounds", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "rounds", "batch_size")
         if not 0 < self.step <= 1:
             raise ValueError(f"step is {self.step}; it must be in (0, 1]")
 

@@ -19,6 +19,7 @@ from vitmem.editing.contract import Edit, EditResult, added
 from vitmem.editing.data import EditData
 from vitmem.editing.parameters import draw_seed, input_moments, result
 from vitmem.models.layers import select_layers
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ class SAP(Edit):
             raise ValueError(f"alpha is {self.alpha}; it must be at least 1")
         if not 0 < self.exponent < math.inf:
             raise ValueError(f"exponent is {self.exponent}; it must be positive and finite")
-        for option in ("examples", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "examples", "batch_size")
 
     @property
     def sees(self) -> frozenset[str]:

@@ -13,6 +13,7 @@ from vitmem.datamodules.batch import Batch, Examples, InMemoryLoader
 from vitmem.editing.contract import Edit, EditResult
 from vitmem.editing.data import EditData
 from vitmem.editing.parameters import chosen_parameters, descend, draw_seed, result, working_copy
+from vitmem.options import check_counts
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class TaskVector(Edit):
         for option in ("scale", "lr"):
             if not getattr(self, option) > 0:
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be positive")
-        for option in ("draws", "epochs", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "draws", "epochs", "batch_size")
 
     @property
     def sees(self) -> frozenset[str]:

@@ -20,6 +20,7 @@ from vitmem.datamodules.batch import Batch
 from vitmem.editing.contract import Edit, EditResult
 from vitmem.editing.data import EditData
 from vitmem.editing.parameters import chosen_parameters, descend, draw_seed, result, working_copy
+from vitmem.options import check_counts
 
 Penalty = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -43,9 +44,7 @@ class _WeightSpace(Edit):
     batch_size: int = 64
 
     def __post_init__(self):
-        for option in ("epochs", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} is {getattr(self, option)}; it must be at least 1")
+        check_counts(self, "epochs", "batch_size")
         for option in ("lr", self.main_option):
             if not (getattr(self, option) > 0 and math.isfinite(getattr(self, option))):
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be positive and finite")

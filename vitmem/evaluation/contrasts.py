@@ -134,10 +134,8 @@ def verdicts(pairs: Sequence[Pair], question: Question, *, differ: bool = False)
 def _measured(pair: Pair, question: Question) -> dict:
     values = np.array(list(pair.differences.values()))
     gap = of.t_interval(list(values))
-    if gap.n > 1 and abs(gap.mean) > 0 and not gap.sd > 1e-12 * abs(gap.mean):
-        gap = of.Difference(
-            gap.mean, math.nan, math.nan, gap.n
-        )  # equal by chance, as coarse metrics are: no spread known
+    if gap.n > 1 and gap.mean and gap.sd <= 1e-12 * abs(gap.mean):  # equal by chance: their spread is not known
+        gap = of.Difference(gap.mean, math.nan, math.nan, gap.n)
     ends = [float(end) for end in of.bca_interval(values, seed=question.seed)] if gap.n else [math.nan] * 2
     return {
         "first": pair.first,

@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitmem.experiment.perform import How, trainings
-from vitmem.experiment.stages import FAILED, PENDING, SKIPPED, Task, records, states
+from vitmem.experiment.stages import FAILED, PENDING, SKIPPED, Outcome, Task, records, states
 from vitmem.progress import Progress
-
-Outcome = dict[str, tuple[str, str]]  # state and reason, by name of the stage
 
 
 class Board:

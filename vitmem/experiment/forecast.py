@@ -16,7 +16,7 @@ from vitmem.editing.contract import Edit
 from vitmem.editing.kfac import KFAC
 from vitmem.experiment.attacking import pending
 from vitmem.experiment.plan import Experiment, PlannedEdit
-from vitmem.experiment.run import cell_folder, check
+from vitmem.experiment.run import Checked, cell_folder
 from vitmem.experiment.stages import model_folder
 from vitmem.experiment.sweep import Cell
 from vitmem.experiment.tuning import trials_made
@@ -77,9 +77,9 @@ def lines(cells: Sequence[Cell], folder: Path) -> list[str]:
     Raises:
         ValueError: the plan cannot be carried out.
     """
-    found, measured = [], _Measured()
+    found, measured, checked = [], _Measured(), Checked()
     for cell in cells:
-        check(cell.experiment)
+        checked.check(cell.experiment)
         found.append(_forecast(cell.experiment, cell_folder(folder, cell), measured))
     stages = _summed([stage for stages, _ in found for stage in stages])
     seconds, disk = sum(stage.seconds for stage in stages), sum(stage.disk for stage in stages)

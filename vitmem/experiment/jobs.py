@@ -17,8 +17,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from vitmem.experiment.board import Board, View
-from vitmem.experiment.perform import How, perform
-from vitmem.experiment.stages import FAILED, SKIPPED, Task, records, write_records
+from vitmem.experiment.perform import How, Told, perform
+from vitmem.experiment.stages import FAILED, SKIPPED, Outcome, Task, records, write_records
 from vitmem.registry import load_plugin, plugin_paths
 from vitmem.training.errors import Interrupted
 
@@ -152,7 +152,7 @@ def _died(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def failed(task: Task, why: str) -> dict[str, tuple[str, str]]:
+def failed(task: Task, why: str) -> Outcome:
     """Record that a task could not be performed, and return its outcome: the first stage failed that is not done."""
     recorded, outcome = dict(records(task)), {}
     first = True
@@ -221,7 +221,7 @@ def _serve(connection: Connection, plugin_files: Sequence[Path]) -> None:
         connection.send_bytes(pickle.dumps(("ended", outcome)))
 
 
-def logged(task: Task, how: How, training: str, told: Callable[[str, str, str], None]) -> dict[str, tuple[str, str]]:
+def logged(task: Task, how: How, training: str, told: Told) -> Outcome:
     """Perform a task with its log as output, and return what became of its stages.
 
     Args:
@@ -230,23 +230,22 @@ def logged(task: Task, how: How, training: str, told: Callable[[str, str, str], 
         training: digest of the training that it is.
         told: is told of each stage.
     """
-    outcome: dict[str, tuple[str, str]] = {}
+    said: set[str] = set()
 
     def both(name: str, state: str, why: str) -> None:
-        outcome[name] = (state, why)
+        said.add(name)
         told(name, state, why)
 
     task.log.parent.mkdir(parents=True, exist_ok=True)
     with task.log.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            perform(task, how, training, both)
+            return perform(task, how, training, both)
         except (Interrupted, KeyboardInterrupt) as error:
             print(error, flush=True)
             sys.exit(getattr(error, "code", 130))
         except Exception as error:
             print(traceback.format_exc(), flush=True)
-            why = " ".join(str(error).split())[:500] or type(error).__name__
-            for name, (state, reason) in failed(task, why).items():
-                if name not in outcome:
-                    both(name, state, reason)
-    return outcome
+            outcome = failed(task, " ".join(str(error).split())[:500] or type(error).__name__)
+            for name in outcome.keys() - said:
+                told(name, *outcome[name])
+            return outcome

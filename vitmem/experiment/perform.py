@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from vitmem.experiment.stages import (
     FAILED,
     LEFT_OUT,
     MEASURE,
-    PENDING,
     SKIPPED,
     TRAIN,
+    Outcome,
     Stage,
     Task,
     records,
@@ -84,8 +84,8 @@ def trainings(task: Task) -> list[str | None]:
     return [trained_result(task.model_path(kind)) for kind in (BASE, *task.experiment.references)]
 
 
-def perform(task: Task, how: How, training: str = "", told: Told = lambda name, state, why: None) -> dict[str, str]:
-    """Do the stages of a task that are not done, and return the state of each.
+def perform(task: Task, how: How, training: str = "", told: Told = lambda name, state, why: None) -> Outcome:
+    """Do the stages of a task that are not done, and return what became of each.
 
     Args:
         task: which.
@@ -99,35 +99,34 @@ def perform(task: Task, how: How, training: str = "", told: Told = lambda name, 
         StateLost: results cannot be written.
     """
     folders = [task.path] if task.is_training else [task.model_path(k) for k in (BASE, *task.experiment.references)]
+    outcome: Outcome = {}
     with held_all(folders, wait=how.wait):
         sweep(task.record.parent, inside=False)
         recorded, trained = dict(records(task)), trainings(task)
-        found = states(task, recorded, trained, training)
-        runs = _Models(task)
+        before, runs = states(task, recorded, trained, training), _Models(task)
+        settled = {DONE} if how.retry_failed else {DONE, FAILED}
         for stage in task.stages:
-            again = how.force or found[stage.name] == PENDING or (how.retry_failed and found[stage.name] == FAILED)
-            lacks = (stage.references and None in trained) or None in trained[:1]
-            again |= found[stage.name] == SKIPPED
-            if lacks or any(found[n] in (FAILED, SKIPPED) for n in stage.needs):
-                found[stage.name] = SKIPPED
-                told(stage.name, SKIPPED, "what it needs failed")
-                continue
-            if not again:
-                told(stage.name, found[stage.name], recorded[stage.name].get("why", ""))
-                continue
-            results = [*trained, *(recorded[name].get("result") for name in stage.needs)]
-            entry = {"digest": stage_digest(stage, results, training), **_tried(task, stage, runs, how, training)}
-            recorded[stage.name] = entry | ({"files": stamps(task, stage)} if entry["state"] == DONE else {})
-            found[stage.name] = entry["state"]
-            write_records(task, recorded)
-            told(stage.name, entry["state"], entry.get("why", ""))
-        _stamp_again(task, recorded, found)
-    return found
+            lacks = None in (trained if stage.references else trained[:1])
+            if lacks or any(outcome[need][0] in (FAILED, SKIPPED) for need in stage.needs):
+                outcome[stage.name] = SKIPPED, "what it needs failed"
+            elif not how.force and (
+                before[stage.name] == DONE or (before[stage.name] == FAILED and not how.retry_failed)
+            ):
+                outcome[stage.name] = before[stage.name], recorded[stage.name].get("why", "")
+            else:
+                its_digest = stage_digest(stage, recorded, trained, training)
+                entry = {"digest": its_digest, **_tried(task, stage, runs, how, training)}
+                recorded[stage.name] = entry | ({"files": stamps(task, stage)} if entry["state"] == DONE else {})
+                write_records(task, recorded)
+                outcome[stage.name] = entry["state"], entry.get("why", "")
+            told(stage.name, *outcome[stage.name])
+        _stamp_again(task, recorded, outcome)
+    return outcome
 
 
-def _stamp_again(task: Task, recorded: dict[str, dict], found: Mapping[str, str]) -> None:
+def _stamp_again(task: Task, recorded: dict[str, dict], outcome: Outcome) -> None:
     """Record the files as they are now: an attack may have had to make an edit again."""
-    now = {s.name: recorded[s.name] | {"files": stamps(task, s)} for s in task.stages if found[s.name] == DONE}
+    now = {s.name: recorded[s.name] | {"files": stamps(task, s)} for s in task.stages if outcome[s.name][0] == DONE}
     if now != {name: recorded[name] for name in now}:
         write_records(task, recorded | now)
 

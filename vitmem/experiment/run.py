@@ -1,6 +1,7 @@
 """The grid of an experiment: trained, edited, measured and attacked, resumable, into tables."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -52,8 +53,8 @@ def run(
         ValueError: the plan cannot be carried out, or another command works on one of the seeds.
     """
     board = survey(cells, folder, how)
-    others = {cell_folder(folder, cell): read_results(cell.experiment.other_rates) for cell in cells}
     experiments = {cell_folder(folder, cell): cell.experiment for cell in cells}
+    others = {path: read_results(experiment.other_rates) for path, experiment in experiments.items()}
     rows: dict[Path, list[dict]] = {}
     for path, experiment in experiments.items():
         if experiment.file:
@@ -75,7 +76,7 @@ def run(
         if path not in rows:
             rows[path] = write_tables(experiment, path, others[path])
         write_per_example(path, seed_folders(path), rows[path])
-    if any(cell.columns for cell in cells):
+    if cells[0].is_swept:
         return write_swept(folder, [(cell, rows[cell_folder(folder, cell)]) for cell in cells]), board
     return rows[folder], board
 
@@ -86,7 +87,7 @@ def survey(cells: Sequence[Cell], folder: Path, how: How) -> Board:
     Raises:
         ValueError: the plan cannot be carried out, or another command works on one of the seeds.
     """
-    planned, training, checked = [], {}, _Checked()
+    planned, training, checked = [], {}, Checked()
     for cell in cells:
         checked.check(cell.experiment)
         of_cell = tasks(cell.experiment, cell_folder(folder, cell))
@@ -107,7 +108,7 @@ def survey(cells: Sequence[Cell], folder: Path, how: How) -> Board:
 
 def cell_folder(folder: Path, cell: Cell) -> Path:
     """Return where a cell lies: in a folder of its own, or in the experiment's if there is no sweep."""
-    return folder / cell.experiment.name if cell.columns else folder
+    return folder / cell.experiment.name if cell.is_swept else folder
 
 
 def run_here(board: Board, view: View, ended: Callable[[Task], None]) -> None:
@@ -119,19 +120,12 @@ def run_here(board: Board, view: View, ended: Callable[[Task], None]) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(held_all([task.path for task in of_seed if task.is_training], wait=board.how.wait))
             for task in of_seed:
-                outcome: dict[str, tuple[str, str]] = {}
-
-                def told(name: str, state: str, why: str, task: Task = task, outcome: dict = outcome) -> None:
-                    outcome[name] = (state, why)
-                    view.told(task, name, state, why)
-
-                board.begin(task)
-                perform(task, board.how, board.training.get(task.record, ""), told)
-                board.finish(task, outcome)
+                told = functools.partial(view.told, task)
+                board.finish(task, perform(task, board.how, board.training.get(task.record, ""), told))
                 ended(task)
 
 
-class _Checked:
+class Checked:
     """Checks the experiments of a plan, each combination of what matters once, and knows the data that they need."""
 
     def __init__(self) -> None:

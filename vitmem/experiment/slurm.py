@@ -18,7 +18,7 @@ from typing import Any
 
 from vitmem.experiment.board import Board, View
 from vitmem.experiment.jobs import failed, logged
-from vitmem.experiment.stages import Task
+from vitmem.experiment.stages import Outcome, Task
 from vitmem.registry import load_plugin, plugin_paths
 
 _FACTOR, _LEAST = 3, 10  # a job may take so many times its estimate, and so many minutes
@@ -134,7 +134,7 @@ class Remote:
     def __init__(self, plugin_files: Sequence[Path]):
         self.plugin_files = list(plugin_files)
 
-    def __call__(self, load: bytes) -> dict[str, tuple[str, str]]:
+    def __call__(self, load: bytes) -> Outcome:
         """Perform a task and return what became of its stages."""
         import torch
 
@@ -177,9 +177,7 @@ def _queued(arrays: set[str]) -> set[str] | None:
     return set(told.stdout.split())
 
 
-def _outcome(
-    task: Task, job: Any, queued: set[str] | None, gone: dict[Path, float]
-) -> dict[str, tuple[str, str]] | None:
+def _outcome(task: Task, job: Any, queued: set[str] | None, gone: dict[Path, float]) -> Outcome | None:
     """Return what became of a job's stages; None while it is at work or will be."""
     if job.paths.result_pickle.exists():
         try:

@@ -7,7 +7,7 @@ nothing else. ``stages/seedK/TASK.json`` of an experiment tells what became of e
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,6 @@ from vitmem.shapes import Each, Number
 
 FOLDER = "stages"
 TRAIN, MEASURE, EDIT, ATTACK, ANALYSE = "train", "measure", "edit", "attack", "analyse"
-KINDS = (TRAIN, MEASURE, EDIT, ATTACK, ANALYSE)
 DONE, FAILED, PENDING, SKIPPED = "done", "failed", "pending", "skipped"
 LEFT_OUT = "left out"  # result of an attack on what has nothing to attack
 _CODE = {
@@ -40,10 +39,10 @@ _RECORD = {
     "seconds": Number(0),
     "result?": str,
     "why?": str,
-    "log?": (str, None),
     "files?": Each(str, [Number(0, whole=True)]),
 }
 SHAPE = {"stages": Each(str, _RECORD)}
+Outcome = dict[str, tuple[str, str]]  # what became of the stages of a task: state and reason, by name
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Stage:
     """One piece of work of a task.
 
     Args:
-        kind: one of ``KINDS``.
+        kind: train, measure, edit, attack or analyse.
         model: whose: base, a reference, or the id of an edit as the plan has it.
         what: id of the attack or analysis.
         options: all that its outcome depends on besides models.
@@ -162,21 +161,23 @@ def measuring(experiment: Experiment) -> list[Stage]:
 
 def _attacks(experiment: Experiment, model: str, needs: tuple[str, ...]) -> list[Stage]:
     return [
-        Stage(ATTACK, model, one.attack_id, [one.name, dataclasses.asdict(one.attack)], needs, references=True)
+        Stage(ATTACK, model, one.attack_id, [one.name, identity(one.attack)], needs, references=True)
         for one in experiment.attacks
     ]
 
 
-def stage_digest(stage: Stage, results: Iterable[str | None], training: str = "") -> str:
+def stage_digest(stage: Stage, recorded: Mapping[str, dict], trained: Sequence[str | None], training: str = "") -> str:
     """Return what tells the outcome of a stage from others.
 
     Args:
         stage: which.
-        results: of the trainings of its seed, and of the stages that it needs.
+        recorded: as ``records``; the stages that it needs are done.
+        trained: results of the trainings of its seed.
         training: digest of the training that it is.
     """
+    results = [*trained, *(recorded[name].get("result") for name in stage.needs)]
     code = [_CODE.get(stage.kind), plugins() if stage.kind != TRAIN else []]
-    return digest([stage.name, stage.options, list(results), training, code])
+    return digest([stage.name, stage.options, results, training, code])
 
 
 def files_of(task: Task, stage: Stage) -> list[Path]:
@@ -243,8 +244,7 @@ def states(task: Task, recorded: Mapping[str, dict], trained: Sequence[str | Non
             continue
         if told is None or any(found[name] == PENDING for name in stage.needs):
             continue
-        results = [*trained, *(recorded[name].get("result") for name in stage.needs)]
-        if told["digest"] != stage_digest(stage, results, training):
+        if told["digest"] != stage_digest(stage, recorded, trained, training):
             continue
         if told["state"] == FAILED:
             found[stage.name] = FAILED

@@ -14,15 +14,14 @@
 import dataclasses
 import itertools
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from vitmem.experiment.plan import Experiment, PlannedEdit
 from vitmem.files import LONGEST_NAME, check_name, digest
-from vitmem.options import Parser, flat, short
-from vitmem.runs.config import RunConfig, run_config, run_parser
+from vitmem.options import flat, short
+from vitmem.runs.config import RunConfig
+from vitmem.runs.edit import labelled
 from vitmem.runs.named import read_analysis, read_attack, read_edit
 
 MOST_CELLS = 5000
@@ -64,6 +63,11 @@ class Cell:
     experiment: Experiment
     columns: Overrides
 
+    @property
+    def is_swept(self) -> bool:
+        """It is a cell of a sweep, not an experiment without one."""
+        return bool(self.columns)
+
 
 def cells(experiment: Experiment, sweep: Mapping) -> tuple[Cell, ...]:
     """Return the experiments that a sweep makes of one, in the order of the file; itself without a sweep.
@@ -85,8 +89,7 @@ def cells(experiment: Experiment, sweep: Mapping) -> tuple[Cell, ...]:
         raise ValueError(f"sweep: two factors vary {twice}; give it in one")
     if (number := math.prod(map(len, factors))) > MOST_CELLS:
         raise ValueError(f"sweep: {number:,} cells; at most {MOST_CELLS:,} are allowed: give fewer values")
-    parser = cache(lambda data, noise: run_parser("sweep", data, noise))
-    found = [_cell(experiment, points, parser) for points in itertools.product(*factors)]
+    found = [_cell(experiment, points) for points in itertools.product(*factors)]
     names = [cell.experiment.name for cell in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(
@@ -115,31 +118,23 @@ def _points(name: str, values: object) -> list[Point]:
         rows = values
     else:
         raise ValueError(f"{where}: give lists of {len(options)} values, one for each of {', '.join(options)}")
-    return [Point(_label(options, row), dict(zip(options, row, strict=True))) for row in rows]
+    points = [dict(zip(options, row, strict=True)) for row in rows]
+    return [Point("-".join(labelled(o.rpartition(".")[2], value) for o, value in p.items()), p) for p in points]
 
 
-def _label(options: Sequence[str], values: Sequence) -> str:
-    parts = (f"{option.rpartition('.')[2]}{_text(value)}" for option, value in zip(options, values, strict=True))
-    return re.sub(r"[^\w.+-]", "_", "-".join(parts))
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _cell(experiment: Experiment, points: Sequence[Point], parser) -> Cell:
+def _cell(experiment: Experiment, points: Sequence[Point]) -> Cell:
     name = "-".join(point.label for point in points)
     if len(name.encode()) > LONGEST_NAME // 2:
         name = f"{name[: LONGEST_NAME // 4]}-{digest(name)[:8]}"
     options = {option: value for point in points for option, value in point.options.items()}
     try:
-        changed = dataclasses.replace(_with(experiment, options, parser), name=check_name("sweep", name))
+        changed = dataclasses.replace(_with(experiment, options), name=check_name("sweep", name))
     except ValueError as error:
         raise ValueError(f"sweep: {name}: {error}") from error
     return Cell(changed, options | dict(point.factor for point in points if point.factor))
 
 
-def _with(experiment: Experiment, options: Overrides, parser) -> Experiment:
+def _with(experiment: Experiment, options: Overrides) -> Experiment:
     """Return an experiment with other values of options."""
     own = {option: value for option, value in options.items() if option in _OWN}
     lists = {option: value for option, value in options.items() if option.partition(".")[0] in _LISTS}
@@ -154,13 +149,13 @@ def _with(experiment: Experiment, options: Overrides, parser) -> Experiment:
             raise ValueError(f"{option} is {short(value)}; give one like {short(getattr(experiment, option))}")
     found = dataclasses.replace(experiment, **own)
     if of_run:
-        found = dataclasses.replace(found, run=_run_with(found.run, of_run, parser))
+        found = dataclasses.replace(found, run=_run_with(found.run, of_run))
     for option, value in lists.items():
         found = _list_with(found, option, value)
     return found
 
 
-def _run_with(run: RunConfig, options: Overrides, parser) -> RunConfig:
+def _run_with(run: RunConfig, options: Overrides) -> RunConfig:
     content = run.to_dict()
     for option, value in options.items():
         section, _, name = option.partition(".")
@@ -171,8 +166,7 @@ def _run_with(run: RunConfig, options: Overrides, parser) -> RunConfig:
         if not name or not isinstance(content.get(section), dict):
             raise ValueError(f"unknown option {option!r}; give one of a run, such as noise.rate or train.lr")
         content[section][name] = value
-    reader: Parser = parser(str(content["data"]["name"]), str(content["noise"]["kind"]))
-    return run_config(reader.read_object(content))
+    return RunConfig.from_dict(content)
 
 
 def _list_with(experiment: Experiment, option: str, value: object) -> Experiment:

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from vitmem.datamodules import DataSet, datasets
@@ -94,12 +95,19 @@ _READ: dict[tuple[str, type, type], RunConfig] = {}
 
 
 def _read_once(content: Mapping) -> RunConfig:
-    """Return the configuration of a mapping; verbs open a run more than once, and a parser takes long to build."""
+    """Return the configuration of a mapping; verbs open a run more than once, and sweeps read many."""
     names = _chosen([content])
-    key = repr(content), lookup("data set", names[0], datasets()), lookup("noise kind", names[1], noises())
+    classes = lookup("data set", names[0], datasets()), lookup("noise kind", names[1], noises())
+    key = repr(content), *classes
     if key not in _READ:
-        _READ[key] = run_config(run_parser("config", *names).read_object(content))
+        _READ[key] = run_config(_kept_parser(names, classes).read_object(content))
     return copy.deepcopy(_READ[key])
+
+
+@lru_cache(100)
+def _kept_parser(names: tuple[str, str], classes: tuple[type, type]) -> Parser:
+    """Return the parser of a configuration, which takes long to build; classes tell whether names mean the same."""
+    return run_parser("config", *names)
 
 
 def _long_lists(content: Mapping) -> tuple[dict[str, list], dict]:

@@ -144,12 +144,17 @@ def free_id(run: TrainedRun, edit: Edit, name: str) -> str:
 def result_id(prefix: str, edit: Edit, shown: Sequence[str] = ()) -> str:
     """Return the name of a result: a prefix with the shown options, or with the edit's main option."""
     options = shown or ((edit.main_option,) if edit.main_option else ())
-    parts = [prefix, *(f"{option}{_text(getattr(edit, option))}" for option in options)]
-    return re.sub(r"[^\w.+-]", "_", "-".join(parts))
+    return "-".join([cleaned(prefix), *(labelled(option, getattr(edit, option)) for option in options)])
 
 
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def labelled(option: str, value: object) -> str:
+    """Return an option with its value as part of a name, such as ``rho0.9``."""
+    return cleaned(f"{option}{value:g}" if isinstance(value, float) else f"{option}{value}")
+
+
+def cleaned(text: str) -> str:
+    """Return a text with nothing in it that a name must not have."""
+    return re.sub(r"[^\w.+-]", "_", text)
 
 
 def _report(made: Attempt) -> dict:

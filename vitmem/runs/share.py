@@ -13,7 +13,8 @@ from vitmem.files import digest, unfinished, write_atomically
 from vitmem.registry import plugins
 from vitmem.runs.config import RunConfig, comparable
 from vitmem.runs.folder import PROVENANCE, RunFolder
-from vitmem.runs.trained import saved_config, saved_manifest
+from vitmem.runs.start import make_data
+from vitmem.runs.train import check_there, is_occupied
 
 INDEX = ".trained"
 _ALSO = ("epochs", "factors")  # folders beside the sealed files
@@ -45,24 +46,23 @@ def take_over(out: Path, its_digest: str, config: RunConfig, path: Path) -> Path
         its_digest: as ``training_digest``.
         config: of the run.
         path: the run folder, which its caller holds.
+
+    Raises:
+        ValueError: the place of the run folder is taken by something else.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if is_occupied(path):
         return None
     with contextlib.suppress(OSError, ValueError):
         told = (out / INDEX / its_digest).read_text().strip()
         other = Path(os.path.normpath((out / INDEX).resolve() / told))
-        if other != path.resolve() and _is_equal(other, config):
+        if other == path.resolve() or not is_occupied(other):
+            return None
+        check_there(config, other, make_data(config))
+        folder = RunFolder(other)
+        if folder.is_trained and "adopted" not in folder.read_provenance():
             _link(other, path)
             return other
     return None
-
-
-def _is_equal(other: Path, config: RunConfig) -> bool:
-    folder = RunFolder(other)
-    folder.check()
-    equal = comparable(saved_config(other)).to_dict() == comparable(config).to_dict()
-    saved_manifest(other)
-    return folder.is_trained and equal and "adopted" not in folder.read_provenance()
 
 
 def _link(other: Path, path: Path) -> None:

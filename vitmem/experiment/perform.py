@@ -109,9 +109,7 @@ def perform(task: Task, how: How, training: str = "", told: Told = lambda name, 
             lacks = None in (trained if stage.references else trained[:1])
             if lacks or any(outcome[need][0] in (FAILED, SKIPPED) for need in stage.needs):
                 outcome[stage.name] = SKIPPED, "what it needs failed"
-            elif not how.force and (
-                before[stage.name] == DONE or (before[stage.name] == FAILED and not how.retry_failed)
-            ):
+            elif not how.force and before[stage.name] in settled:
                 outcome[stage.name] = before[stage.name], recorded[stage.name].get("why", "")
             else:
                 its_digest = stage_digest(stage, recorded, trained, training)

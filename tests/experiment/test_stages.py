@@ -69,6 +69,43 @@ def test_a_sweep_trains_once_what_its_cells_share(cli, plan, tmp_path):
     assert os.stat(base).st_nlink == 4
 
 
+def test_figures_and_report_are_made_again_when_results_change_or_they_are_gone(cli, plan, tmp_path):
+    file = plan().read_text().replace("figures: false\nreport: false\n", "")
+    (tmp_path / "small.yaml").write_text(file)
+    command, folder = ("run", tmp_path / "small.yaml", f"--out={tmp_path}"), tmp_path / "small"
+
+    def made():
+        return {path: path.stat().st_mtime_ns for path in (folder / "report.html", *folder.glob("figures/*.png"))}
+
+    _, printed, _ = cli(*command)
+    first = made()
+    assert len(first) > 3
+    _, again, _ = cli(*command)
+    assert made() == first
+    assert again[again.index("results:") :] == printed[printed.index("results:") :]
+    (folder / "figures" / "training.png").unlink()
+    cli(*command)
+    second = made()
+    assert second.keys() == first.keys()
+    assert cli("eval", folder, "--attacks=views", "--edits=svd*")[0] == 0
+    cli(*command)
+    third = made()
+    assert third[folder / "report.html"] > second[folder / "report.html"] > first[folder / "report.html"]
+
+
+def test_a_second_call_needs_nothing_that_trains(plan, tmp_path, cli):
+    """What takes seconds to import is imported for what is left to do alone."""
+    file = plan()
+    assert cli("run", file, f"--out={tmp_path}")[0] == 0
+    code = (
+        "import sys; from vitmem.cli import main; "
+        f"main(['run', {str(file)!r}, '--out={tmp_path}']); "
+        "sys.exit(' '.join({'lightning', 'timm', 'torchvision', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
 def test_trainings_are_shared_between_experiments_unless_that_is_not_wanted(cli, plan, tmp_path):
     assert cli("run", plan(), f"--out={tmp_path}")[0] == 0
     other = plan("", "other")

@@ -14,10 +14,11 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
-from vitmem.training.checkpoints import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, is_intact, newest_checkpoint
+from vitmem.training.checkpoints import is_intact, newest_checkpoint
 from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.errors import Interrupted, StateLost
 from vitmem.training.fit import fit
+from vitmem.training.kept import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 from vitmem.training.module import MemorisationModule
 
 MODEL = ModelConfig(width=16, depth=1, heads=2, patch=4, dropout=0.1).timm_arguments((1, 8, 8), 10)

@@ -14,9 +14,10 @@ from vitmem.files import Damaged
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
 from vitmem.training.config import TrainConfig, TrainerConfig
-from vitmem.training.course import LOSSES, KeptWeights, kept_epochs, read_losses
+from vitmem.training.course import KeptWeights
 from vitmem.training.errors import Interrupted
 from vitmem.training.fit import fit
+from vitmem.training.kept import LOSSES, kept_epochs, read_losses
 from vitmem.training.module import MemorisationModule
 
 MODEL = ModelConfig(width=16, depth=1, heads=2, patch=4).timm_arguments((1, 8, 8), 10)

@@ -59,17 +59,28 @@ def _run(plan, swept, values) -> int:
     print("\n" + (_means(folder) if is_sweep else terminal_table(rows)))
     if plan.tune and not is_sweep:
         print("\n" + comparison_table(rows))
-    drawn = 0
-    if values.figures and not is_sweep:
+    shown = [] if is_sweep else _shown(plan, rows, values)
+    drawn = len([path for path in shown if path.suffix == ".png"])
+    print(f"\nresults: {folder / 'results.csv'}" + (f"; {drawn} figures: {folder / 'figures'}" if drawn else ""))
+    for path in shown[drawn:]:
+        print(f"report: {path}")
+    return said(board)
+
+
+def _shown(plan, rows, values) -> list[Path]:
+    """Draw the figures and write the report, if they are wanted and not there, and return their paths."""
+    from vitmem.experiment.showing import show
+
+    out = Path(values.out)
+
+    def made() -> list[Path]:
+        from vitmem.cli.report import written
         from vitmem.experiment.drawing import draw_figures
 
-        drawn = len(draw_figures(plan, out, rows))
-    print(f"\nresults: {folder / 'results.csv'}" + (f"; {drawn} figures: {folder / 'figures'}" if drawn else ""))
-    if values.report and not is_sweep:
-        from vitmem.cli.report import written
+        figures = draw_figures(plan, out, rows) if values.figures else []
+        return figures + ([written(out / plan.name)] if values.report else [])
 
-        print(f"report: {written(folder)}")
-    return said(board)
+    return show(out / plan.name, made, f"figures {values.figures}, report {values.report}")
 
 
 def _launcher(values, swept, folder: Path):

@@ -80,6 +80,7 @@ def lines(cells: Sequence[Cell], folder: Path) -> list[str]:
     found, measured, checked = [], _Measured(), Checked()
     for cell in cells:
         checked.check(cell.experiment)
+        checked.check_place(cell.experiment)
         found.append(_forecast(cell.experiment, cell_folder(folder, cell), measured))
     stages = _summed([stage for stages, _ in found for stage in stages])
     seconds, disk = sum(stage.seconds for stage in stages), sum(stage.disk for stage in stages)

@@ -27,7 +27,6 @@ from vitmem.runs.folder import held, held_all, in_use
 from vitmem.runs.share import training_digest
 from vitmem.runs.start import check_model, make_data, pretrained_sha256
 from vitmem.runs.train import check_there, is_occupied
-from vitmem.training.devices import check as check_devices
 from vitmem.training.loggers import check_loggers
 
 Launcher = Callable[[Board, View, Callable[[Task], None]], None]
@@ -89,7 +88,6 @@ def survey(cells: Sequence[Cell], folder: Path, how: How) -> Board:
     """
     planned, training, checked = [], {}, Checked()
     for cell in cells:
-        checked.check(cell.experiment)
         of_cell = tasks(cell.experiment, cell_folder(folder, cell))
         planned += of_cell
         for task in of_cell:
@@ -98,11 +96,14 @@ def survey(cells: Sequence[Cell], folder: Path, how: How) -> Board:
                 training[task.record] = training_digest(config, *checked.inputs(config))
     board = Board(planned, training, how)
     for task in board.left:
+        checked.check(task.experiment)
         if (user := in_use(task.path)) and not how.wait:
             raise ValueError(f"{task.path} is in use by {user}; wait for it to end, or give --wait")
-        if task.is_training and is_occupied(task.path) and not how.force:
-            config = task.experiment.config_of(task.seed, task.part)
-            check_there(config, task.path, make_data(config))
+        if task.is_training:
+            checked.check_place(task.experiment)
+            if is_occupied(task.path) and not how.force:
+                config = task.experiment.config_of(task.seed, task.part)
+                check_there(config, task.path, make_data(config))
     return board
 
 
@@ -135,12 +136,25 @@ class Checked:
     def check(self, experiment: Experiment) -> None:
         """Raise ValueError if an experiment cannot be carried out."""
         told = experiment.run.to_dict()
-        parts = [told[part] for part in ("data", "noise", "model", "trainer")]
-        parts += [told["train"]["batch_size"], told["train"]["frozen"]]
+        parts = [told[part] for part in ("data", "noise", "model")] + [told["train"]["frozen"]]
         rest = [experiment.references, experiment.tune, experiment.known, [str(p.edit) for p in experiment.edits]]
         if (key := digest([parts, rest])) not in self._seen:
             check(experiment)
             self._seen.add(key)
+
+    def check_place(self, experiment: Experiment) -> None:
+        """Raise ValueError if the models of an experiment cannot be trained on this machine, in one process."""
+        trainer, batch_size = experiment.run.trainer, experiment.run.train.batch_size
+        if (key := digest([experiment.run.to_dict()["trainer"], batch_size])) in self._seen:
+            return
+        from vitmem.training.devices import check as check_devices  # Lightning takes seconds to import
+
+        if (devices := check_devices(trainer, batch_size).world_size) > 1:
+            raise ValueError(
+                f"vitmem run works on one device, and {devices} were asked for; train the models with `vitmem train` "
+                "and the same --name and options first: `vitmem run` with trainer.devices 1 finds them and goes on"
+            )
+        self._seen.add(key)
 
     def inputs(self, config: RunConfig) -> tuple[str, str | None]:
         """Return the fingerprint of the data of a run and the SHA-256 of the weights that it starts from."""
@@ -155,11 +169,6 @@ def check(experiment: Experiment) -> None:
     data = make_data(experiment.run)
     blank = check_model(experiment.run, data)
     check_loggers(experiment.run.trainer.loggers)
-    if (devices := check_devices(experiment.run.trainer, experiment.run.train.batch_size).world_size) > 1:
-        raise ValueError(
-            f"vitmem run works on one device, and {devices} were asked for; train the models with `vitmem train` and "
-            "the same --name and options first: `vitmem run` with trainer.devices 1 finds them and goes on"
-        )
     if "retrain" in experiment.references and data.manifest.to_forget.all():
         raise ValueError(
             "every training label is wrong, or to be forgotten, so `retrain` has nothing to train on; leave it out of "

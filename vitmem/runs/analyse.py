@@ -38,7 +38,7 @@ from vitmem.runs.evaluate import evaluate, evaluation_folder, evaluation_inputs,
 from vitmem.runs.folder import diverged, held
 from vitmem.runs.trained import BASE, TrainedRun
 from vitmem.shapes import NAME
-from vitmem.training.course import kept_epochs, read_losses
+from vitmem.training.kept import kept_epochs, read_losses
 
 VERSION = 1  # of the analyses; raise it when one finds something else with the same options: all are made again
 _ARRAYS = "arrays/"  # what names of arrays other than scores begin with

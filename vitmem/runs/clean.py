@@ -15,8 +15,7 @@ from vitmem.progress import size
 from vitmem.runs.evaluate import stored_edit
 from vitmem.runs.folder import EDIT_FILE, WEIGHTS
 from vitmem.runs.trained import REFERENCES, TrainedRun
-from vitmem.training.checkpoints import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
-from vitmem.training.course import KEPT, kept_epochs
+from vitmem.training.kept import KEPT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, kept_epochs
 
 KINDS = ("checkpoints", "epochs", "weights", "factors")
 _SUMS = re.compile(r"[0-9a-f]{16}(-\d+-\d+)?\.safetensors(\.sha256)?")

@@ -13,10 +13,8 @@ from vitmem.runs.config import RunConfig, comparable, place_of
 from vitmem.runs.folder import SETTINGS, RunFolder, difference, held
 from vitmem.runs.start import check_model, make_data, new_model, pretrained_sha256, timm_arguments
 from vitmem.runs.trained import TrainedRun, check_data, saved_config, saved_manifest
-from vitmem.training.course import LOSSES
-from vitmem.training.devices import join
 from vitmem.training.errors import StateLost, TrainingDiverged
-from vitmem.training.fit import fit
+from vitmem.training.kept import LOSSES
 from vitmem.training.loggers import check_loggers
 from vitmem.yaml_files import dump_yaml
 
@@ -41,6 +39,8 @@ def train(config: RunConfig, path: Path, *, force: bool = False, wait: bool = Fa
     check_model(config, data)
     check_loggers(config.trainer.loggers)
     data.fit_examples()  # says it if there is nothing to train on
+    from vitmem.training.devices import join  # Lightning takes seconds to import, and is not needed for what is trained
+
     join(config.trainer, config.train.batch_size)
     with contextlib.ExitStack() as stack:
 
@@ -54,6 +54,8 @@ def train(config: RunConfig, path: Path, *, force: bool = False, wait: bool = Fa
 
 
 def _train(config: RunConfig, path: Path, data: MemorisationData) -> None:
+    from vitmem.training.fit import fit
+
     model = new_model(config, data)
     start = time.perf_counter()
     state, epoch = fit(model, data, config.train, config.trainer, seed=config.seed, folder=path)

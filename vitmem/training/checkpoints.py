@@ -12,9 +12,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vitmem.files import replacing
-
-LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
-PREVIOUS_CHECKPOINT = Path("checkpoints/previous.ckpt")
+from vitmem.training.kept import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

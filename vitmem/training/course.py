@@ -3,26 +3,21 @@
 Legend: E epochs, N training examples, B examples of a batch.
 """
 
-import re
 import sys
 from pathlib import Path
 
 import lightning as L
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
 from vitmem.distributed import all_sum, is_main
-from vitmem.files import Damaged, write_atomically
+from vitmem.files import write_atomically
 from vitmem.training.config import TrainConfig
 from vitmem.training.devices import clean_name
 from vitmem.training.errors import StateLost
-
-LOSSES = "losses.safetensors"
-KEPT = "epochs"  # folder of the weights along the way
-_EPOCH = re.compile(r"(\d{4,})\.safetensors")
+from vitmem.training.kept import KEPT, LOSSES
 
 
 class LossLog(L.Callback):
@@ -117,27 +112,3 @@ def course_of(train: TrainConfig, folder: Path) -> list[L.Callback]:
     """Return what keeps the course of a training, as asked for."""
     losses = [LossLog(folder)] if train.log_losses else []
     return [*losses, KeptWeights(folder, train.keep_every)] if train.keep_every else losses
-
-
-def kept_epochs(folder: Path) -> dict[int, Path]:
-    """Return the files of the weights that a training kept, by the number of epochs after which they are."""
-    found = ((_EPOCH.fullmatch(path.name), path) for path in (folder / KEPT).glob("*.safetensors"))
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
-
-
-def read_losses(folder: Path) -> Tensor | None:
-    """Return the losses E N of a run folder, in nats; None if its training kept none.
-
-    Raises:
-        Damaged: the file cannot be read.
-    """
-    path = folder / LOSSES
-    if not path.is_file():
-        return None
-    try:
-        losses_EN = load_file(path)["losses"]
-    except (OSError, KeyError, SafetensorError) as error:
-        raise Damaged(f"{path} cannot be read ({error}); restore it, or train again with --force") from error
-    if losses_EN.ndim != 2:
-        raise Damaged(f"{path} has losses of shape {tuple(losses_EN.shape)}; it must hold epochs x examples")
-    return losses_EN

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from vitmem.datamodules.batch import InMemoryLoader, Share
 from vitmem.distributed import is_main
 from vitmem.training.averaging import BestEpoch, WeightAverage
-from vitmem.training.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO, newest_checkpoint
+from vitmem.training.checkpoints import SafeCheckpointIO, newest_checkpoint
 from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.course import course_of
 from vitmem.training.devices import build, clean_name, prepared
 from vitmem.training.errors import StateLost
 from vitmem.training.keeper import Keeper
+from vitmem.training.kept import LAST_CHECKPOINT
 from vitmem.training.loggers import Followed, check_loggers
 from vitmem.training.module import MemorisationModule
 

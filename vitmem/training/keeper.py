@@ -17,8 +17,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from vitmem.distributed import agreed, all_sum, is_main
 from vitmem.files import write_atomically
-from vitmem.training.checkpoints import LAST_CHECKPOINT, SafeCheckpointIO
+from vitmem.training.checkpoints import SafeCheckpointIO
 from vitmem.training.errors import Interrupted, StateLost
+from vitmem.training.kept import LAST_CHECKPOINT
 from vitmem.training.loggers import Followed
 from vitmem.training.watch import SIGNALS, Watch
 

@@ -4,6 +4,7 @@ The kinds are named by their definition: the two symmetric ones differ in whethe
 in the realised rate. Noise has its own seed, independent of the model's.
 """
 
+from vitmem.datamodules.clusters import Cluster
 from vitmem.datamodules.corruption import Asymmetric, Instance, Noise, PairFlip, Symmetric, SymmetricInclusive
 from vitmem.datamodules.forgetting import ForgetClass, ForgetSet, Trigger
 from vitmem.datamodules.given import FileNoise, Human
@@ -13,7 +14,8 @@ from vitmem.registry import registered
 __all__ = ["Noise", "NoiseManifest", "PairFlip", "Symmetric", "SymmetricInclusive", "noises"]
 
 _KINDS = (
-    Symmetric, SymmetricInclusive, PairFlip, Asymmetric, Instance, Human, FileNoise, ForgetSet, ForgetClass, Trigger,
+    Symmetric, SymmetricInclusive, PairFlip, Asymmetric, Instance, Cluster,
+    Human, FileNoise, ForgetSet, ForgetClass, Trigger,
 )  # fmt: skip
 _BUILTIN: dict[str, type[Noise]] = {noise.kind: noise for noise in _KINDS}
 

@@ -8,6 +8,7 @@ import torch
 from labels import LABELS, cifar, labelled
 
 from vitmem.datamodules.class_names import CIFAR10, CIFAR100, CIFAR100_SUPERCLASSES
+from vitmem.datamodules.clusters import Cluster
 from vitmem.datamodules.corruption import Asymmetric, Instance
 from vitmem.datamodules.noise import PairFlip, Symmetric, SymmetricInclusive, noises
 from vitmem.datamodules.sources import ImageData
@@ -152,6 +153,47 @@ def test_instance_target_entropy():
 
 def test_low_rates_of_instance_noise_are_exceeded_as_documented():
     assert Instance(rate=0.1).manifest(cifar()).realised_rate == pytest.approx(0.1288, abs=0.03)
+
+
+def test_cluster_noise_mislabels_images_that_look_alike_as_one():
+    """Each class is made of four looks, and each look is a group; a group that is taken has one wrong label."""
+    rng = np.random.RandomState(0)
+    look = rng.randint(4, size=len(LABELS))
+    image = rng.random_sample((7, 4, 3, 5, 5))[LABELS, look] + 0.01 * rng.random_sample((len(LABELS), 3, 5, 5))
+    train = torch.tensor(image).float(), torch.tensor(LABELS)
+    data = ImageData(*train, torch.zeros(1, 3, 5, 5), torch.tensor([0]), CIFAR10)
+    manifest = Cluster(rate=0.3, clusters=4).manifest(data)
+    assert manifest.is_noisy.sum() == round(0.3 * len(LABELS))
+    assert manifest.header()["num_groups"] == 28
+    shares, targets = [], set()
+    for y in range(7):
+        for k in range(4):
+            inside = (y == LABELS) & (look == k)
+            shares.append(manifest.is_noisy[inside].mean())
+            wrong = set(manifest.given_label[inside & manifest.is_noisy].tolist())
+            assert len(wrong) <= 1
+            targets |= wrong
+    assert sum(0 < share < 1 for share in shares) == 1  # the last group that was needed
+    assert shares.count(1.0) == manifest.header()["num_wrong_groups"] - 1
+    assert len(targets) > 2
+    last = next(k for k, share in enumerate(shares) if 0 < share < 1)
+    inside = np.flatnonzero((last // 4 == LABELS) & (look == last % 4))
+    distance = np.linalg.norm((image[inside] - image[inside].mean(0)).reshape(len(inside), -1), axis=1)
+    wrong = manifest.is_noisy[inside]
+    assert distance[wrong].max() <= distance[~wrong].min()
+
+
+def test_cluster_noise_has_its_own_seed_and_every_size_of_group():
+    data = cifar(side=9)  # averaged to 8 x 8
+    given = [Cluster(seed=seed, clusters=3).manifest(data).given_label for seed in (0, 0, 1)]
+    assert (given[0] == given[1]).all()
+    assert (given[0] != given[2]).any()
+    whole = Cluster(rate=0.1, clusters=1).manifest(data)
+    assert len(np.unique(LABELS[whole.is_noisy])) == 1
+    alone = Cluster(rate=0.1, clusters=10_000).manifest(data)
+    assert alone.header()["num_groups"] == len(LABELS)
+    with pytest.raises(ValueError, match=r"noise.clusters is 0; it must be at least 1"):
+        Cluster(clusters=0)
 
 
 def test_canaries_are_planted_beside_the_noise():

@@ -14,8 +14,9 @@ from vitmem.datamodules.noise import Symmetric
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
 from vitmem.progress import duration
-from vitmem.training.config import TrainerConfig
+from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.cost import Plan, forward_flops, image_bytes, saved_bytes, state_bytes
+from vitmem.training.optimisers import optimiser_of
 
 
 def vit_flops(pixels, patch, channels, width, depth, classes, mlp_ratio=4):
@@ -50,24 +51,29 @@ def test_saved_bytes_of_an_mlp_by_hand():
     assert count[0] == pytest.approx(5 * (4 * floats + 8), abs=8)  # labels, and the total weight
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
-def test_state_bytes_are_those_that_a_step_leaves(precision):
+def test_state_bytes_are_those_that_a_step_leaves(precision, optimiser):
     model = nn.Linear(30, 20).to(torch.float64 if precision == "64-true" else torch.float32)
-    optimiser = torch.optim.AdamW(model.parameters())
+    train = TrainConfig(optimiser=optimiser)
+    stepped = optimiser_of(train, list(model.named_parameters()), set(), set(), fused=False)
     model(torch.ones(1, 30, dtype=model.weight.dtype)).sum().backward()
-    optimiser.step()
+    stepped.step()
     held = [*model.parameters(), *(p.grad for p in model.parameters())]
-    held += [value for state in optimiser.state.values() for value in state.values() if value.ndim]
-    assert state_bytes(620, TrainerConfig(precision=precision), 1) == sum(t.numel() * t.element_size() for t in held)
+    held += [value for state in stepped.state.values() for value in state.values() if value.ndim]
+    counted = state_bytes(620, train, TrainerConfig(precision=precision), 1)
+    assert counted == sum(t.numel() * t.element_size() for t in held)
 
 
 def test_state_bytes_on_several_devices():
-    assert state_bytes(100, TrainerConfig(), 1) == 1600
-    assert state_bytes(100, TrainerConfig(), 4) == 2000
-    assert state_bytes(100, TrainerConfig(strategy="fsdp"), 4) == 400
-    assert state_bytes(100, TrainerConfig(precision="bf16-true"), 1) == 800
-    assert state_bytes(100, TrainerConfig(), 1, average=True) == 2000
-    assert state_bytes(100, TrainerConfig(strategy="fsdp"), 4, average=True) == 500
+    train, fsdp = TrainConfig(), TrainerConfig(strategy="fsdp")
+    assert state_bytes(100, train, TrainerConfig(), 1) == 1600
+    assert state_bytes(100, train, TrainerConfig(), 4) == 2000
+    assert state_bytes(100, train, fsdp, 4) == 400
+    assert state_bytes(100, train, TrainerConfig(precision="bf16-true"), 1) == 800
+    assert state_bytes(100, TrainConfig(ema=0.9), TrainerConfig(), 1) == 2000
+    assert state_bytes(100, TrainConfig(ema=0.9), fsdp, 4) == 500
+    assert state_bytes(100, TrainConfig(optimiser="sgd", sam=0.1), TrainerConfig(), 1) == 1600
 
 
 @pytest.mark.parametrize(("train_on", "images"), [("noisy", 1297 + 500), ("retrain", 1297 + 500 + 1297 - 130)])

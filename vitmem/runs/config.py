@@ -59,6 +59,13 @@ class RunConfig:
             raise ValueError(
                 "train.ema, early_stop, tied_fixed and frozen need whole weights, but fsdp shards them; use ddp"
             )
+        if self.trainer.strategy == "fsdp" and (self.train.optimiser == "muon" or self.train.sam):
+            raise ValueError("train.optimiser muon and train.sam need whole weights, but fsdp shards them; use ddp")
+        if self.train.sam and (self.trainer.accumulate > 1 or self.trainer.precision == "16-mixed"):
+            raise ValueError(
+                f"train.sam is {self.train.sam:g}, which takes two gradients of one batch; it cannot be combined with "
+                "trainer.accumulate above 1 or trainer.precision 16-mixed (bf16-mixed is fine)"
+            )
         if self.train.tied_fixed < 1 and (self.trainer.grad_checkpointing or self.augment.mixup or self.augment.cutmix):
             raise ValueError(
                 f"train.tied_fixed is {self.train.tied_fixed}, which ties units to single examples; it cannot be "

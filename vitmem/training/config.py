@@ -4,19 +4,20 @@ import math
 from dataclasses import dataclass, field
 
 STRATEGIES = ("auto", "ddp", "fsdp")
+OPTIMISERS = ("adamw", "sgd", "muon")
 MOST_DEVICES = 4096  # of a machine; Lightning lists them one by one
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """AdamW with linear warm-up and cosine decay.
+    """An optimiser with linear warm-up and cosine decay.
 
     Args:
         epochs: passes over the training set, at least 1.
         batch_size: examples per step, over all devices and accumulated batches together.
         lr: peak learning rate. It is used as given: whoever changes batch_size by a factor k scales it, by k (Goyal et
             al. 2017) or, as is usual for Adam, by sqrt(k) (Malladi et al. 2022).
-        weight_decay: decoupled decay of matrices; biases, norms, positions and tokens are not decayed.
+        weight_decay: decay of matrices, decoupled but for sgd; biases, norms, positions and tokens are not decayed.
         warmup_epochs: epochs of linear warm-up; a fraction is fine.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         clip: largest gradient norm; 0 switches clipping off.
@@ -35,6 +36,10 @@ class TrainConfig:
         log_losses: keep the loss of each training example in each epoch, in ``losses.safetensors``: 4 bytes each.
         keep_every: epochs between weights that are kept, in ``epochs/``, for what is asked of a training's course; 0
             keeps none.
+        optimiser: adamw, sgd (Nesterov momentum 0.9; it takes a higher lr, about 0.1) or muon (for the matrices inside
+            the model, adamw for the rest, at one lr).
+        sam: radius of sharpness-aware minimisation, whose gradient is taken where the loss is highest nearby, at twice
+            the cost; 0 is off. Foret et al. (2021) take 0.05, Chen et al. (2022) 0.2 for ViT-B/16.
     """
 
     epochs: int = 100
@@ -54,6 +59,8 @@ class TrainConfig:
     frozen: str = ""
     log_losses: bool = field(default=True, metadata={"added": True})
     keep_every: int = field(default=0, metadata={"added": True})
+    optimiser: str = field(default="adamw", metadata={"added": True})
+    sam: float = field(default=0.0, metadata={"added": True})
 
     def __post_init__(self):
         for option in ("epochs", "batch_size", "eval_every"):
@@ -61,6 +68,8 @@ class TrainConfig:
                 raise ValueError(f"train.{option} is {getattr(self, option)}; it must be at least 1")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"train.lr is {self.lr}; it must be positive and finite")
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"train.optimiser is {self.optimiser!r}; choose from {', '.join(OPTIMISERS)}")
         for option in (
             "weight_decay",
             "warmup_epochs",
@@ -68,6 +77,7 @@ class TrainConfig:
             "checkpoint_minutes",
             "checkpoint_epochs",
             "keep_every",
+            "sam",
         ):
             if not getattr(self, option) >= 0:
                 raise ValueError(f"train.{option} is {getattr(self, option)}; it must not be negative")

@@ -20,6 +20,7 @@ from vitmem.models.memory import saved_bytes
 from vitmem.progress import duration, size
 from vitmem.training.config import TrainConfig, TrainerConfig
 from vitmem.training.devices import check, prepared
+from vitmem.training.optimisers import hidden_matrices, optimiser_of
 
 PROBE_SECONDS = 3.0
 
@@ -32,7 +33,7 @@ class Plan:
         parameters: of the model.
         forward_flops: of one image; a multiplication with its addition counts as 2.
         batch: images that a device has at a time.
-        state_bytes: weights, gradients, AdamW's two moments and the weights' average, on each device.
+        state_bytes: weights, gradients, the optimiser's moments (AdamW's two) and the weights' average, on each device.
         image_bytes: decoded images, on each device.
         activation_bytes: what the backward pass needs of one image.
         probed_batch: images at a time in the probe: ``batch``, or fewer where that many took too long or did not fit.
@@ -40,6 +41,7 @@ class Plan:
         eval_speed: likewise in evaluation.
         train_images: images of all epochs.
         eval_images: images of all evaluations.
+        sam: two gradients are taken for each step.
     """
 
     parameters: int
@@ -53,6 +55,7 @@ class Plan:
     eval_speed: float
     train_images: int
     eval_images: int
+    sam: bool = False
 
     @property
     def hours(self) -> float:
@@ -70,12 +73,13 @@ class Plan:
         Args:
             where: the devices.
         """
+        passes = 6 if self.sam else 3
         return [
             f"model: {self.parameters / 1e6:.3g} M parameters; {self.forward_flops / 1e9:.3g} GFLOPs forward per image",
             f"work: {self.train_images:,} training images (forward and backward: "
-            f"{3 * self.forward_flops * self.train_images:.2e} FLOPs) and {self.eval_images:,} evaluated images",
+            f"{passes * self.forward_flops * self.train_images:.2e} FLOPs) and {self.eval_images:,} evaluated images",
             f"memory of each device: about {size(self.memory)}: {size(self.state_bytes)} for weights, gradients, "
-            f"AdamW's moments and an average, {size(self.image_bytes)} for decoded images, and "
+            f"the optimiser's moments and an average, {size(self.image_bytes)} for decoded images, and "
             f"{size(self.activation_bytes)} for each of {self.batch} images at a time",
             f"speed: {self.train_speed:,.3g} images/s in training, {self.eval_speed:,.3g} in evaluation, on {where} "
             f"(measured on one, with {self.probed_batch} images at a time)",
@@ -105,14 +109,15 @@ def plan(arguments: dict, data: MemorisationData, train: TrainConfig, trainer: T
         parameters=parameters,
         forward_flops=forward_flops(build.create(arguments, device="meta"), data.data.image_shape),
         batch=batch,
-        state_bytes=state_bytes(parameters, trainer, processes, average=train.ema > 0),
+        state_bytes=state_bytes(parameters, train, trainer, processes),
         image_bytes=image_bytes(data),
         activation_bytes=activations,
         probed_batch=probed,
-        train_speed=processes * probed / train_seconds,
+        train_speed=processes * probed / train_seconds / (2 if train.sam else 1),
         eval_speed=processes * probed / eval_seconds,
         train_images=examples * train.epochs,
         eval_images=evaluated * evaluations,
+        sam=train.sam > 0,
     )
 
 
@@ -131,16 +136,18 @@ def forward_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     return counter.get_total_flops()
 
 
-def state_bytes(parameters: int, trainer: TrainerConfig, processes: int, average: bool = False) -> int:
-    """Return the bytes of weights, gradients, AdamW's two moments and, if there is one, the average on each device.
+def state_bytes(parameters: int, train: TrainConfig, trainer: TrainerConfig, processes: int) -> int:
+    """Return the bytes of weights, gradients, moments and, where there are any, other copies on each device.
 
-    Mixed precision keeps them all in float32. DDP holds the gradients once more, in the buckets that are summed up;
-    FSDP divides everything by the number of processes.
+    AdamW has two moments, SGD one, Muon at most two; the average and SAM keep a copy each. Mixed precision keeps them
+    all in float32. DDP holds the gradients once more, in the buckets that are summed up; FSDP divides everything by the
+    number of processes.
     """
     size = {"16-true": 2, "bf16-true": 2, "64-true": 8}.get(str(trainer.precision), 4)
+    copies = 2 + (1 if train.optimiser == "sgd" else 2) + (train.ema > 0) + (train.sam > 0)
     if processes > 1 and trainer.strategy == "fsdp":
-        return (4 + average) * size * parameters // processes
-    return (4 + average + (processes > 1)) * size * parameters
+        return copies * size * parameters // processes
+    return (copies + (processes > 1)) * size * parameters
 
 
 def image_bytes(data: MemorisationData) -> int:
@@ -170,7 +177,9 @@ def probe(
     strategy = check(trainer, train.batch_size).strategy
     plugin, device = strategy.precision_plugin, strategy.root_device
     model = plugin.convert_module(model).to(device).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    optimiser = optimiser_of(train, list(model.named_parameters()), set(), hidden_matrices(model), fused=True)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0
     loader = data.train_dataloader()
     first: Batch = next(islice(iter(loader), 1))
     images, labels = plugin.convert_input(first.image.to(device)), first.given_label.to(device)

@@ -1,4 +1,4 @@
-"""The Lightning module: loss, optimiser and schedule, and the memorisation metrics of every epoch.
+"""The Lightning module: loss, schedule, and the memorisation metrics of every epoch.
 
 Randomness is keyed, not carried along: the order of an epoch by (seed, epoch), dropout by (seed, step). A resumed run
 therefore sees what the uninterrupted one saw, and evaluating more often changes nothing. Several processes share the
@@ -23,6 +23,7 @@ from vitmem.training.config import TrainConfig
 from vitmem.training.devices import clean_name
 from vitmem.training.errors import TrainingDiverged
 from vitmem.training.keeper import ACCURACIES
+from vitmem.training.optimisers import ascend, hidden_matrices, optimiser_of
 from vitmem.training.tied_dropout import TiedDropout
 
 
@@ -44,24 +45,19 @@ class MemorisationModule(L.LightningModule):
         for layer in select_layers(model, config.frozen).values() if config.frozen else ():
             layer.requires_grad_(False)
         self._decayed = {name for name, p in model.named_parameters() if is_decayed(name, p)}  # before it is sharded
+        self._hidden = hidden_matrices(model)
+        self._step_seed = 0
+        self._first_logits: Tensor | None = None  # of a step's first gradient, while the second is taken
         self._epoch_loss = torch.zeros(2)  # sum over this process's examples of this epoch, and their number
         self.accuracy = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ACCURACIES})
         self._evaluated = False
         self._loader_state: dict[str, int] | None = None
 
     def configure_optimizers(self):
-        """AdamW in two groups, with the learning rate set per step."""
-        trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
-        named = [(clean_name(name) in self._decayed, p) for name, p in trained]
-        groups = [
-            {
-                "params": [p for decayed, p in named if decayed is decay],
-                "weight_decay": self.config.weight_decay if decay else 0.0,
-            }
-            for decay in (True, False)
-        ]
+        """Return the optimiser, with the learning rate set per step."""
+        named = [(clean_name(name), p) for name, p in self.model.named_parameters() if p.requires_grad]
         fused = self.trainer.precision != "16-mixed"  # there, a fused step undoes the loss scale, after clipping
-        optimiser = torch.optim.AdamW(groups, lr=self.config.lr, fused=fused)
+        optimiser = optimiser_of(self.config, named, self._decayed, self._hidden, fused)
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = round(self.config.warmup_epochs * steps / self.config.epochs)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warmup_cosine(step, warmup, steps))
@@ -87,7 +83,26 @@ class MemorisationModule(L.LightningModule):
             self.trainer.check_val_every_n_epoch = 1
         own: Share = self.trainer.train_dataloader.share
         part = (self.global_step * own.accumulate + batch_idx % own.accumulate) * own.processes + own.rank
-        torch.manual_seed(keyed_seed(self.seed, part, 2))
+        self._step_seed = keyed_seed(self.seed, part, 2)
+        torch.manual_seed(self._step_seed)
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
+        """Step with the gradient at the weights, or, with SAM, with that at the worst weights nearby."""
+        if not self.config.sam:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            return
+
+        def second():
+            optimizer_closure()
+            back = ascend(self.model, self.config.sam)
+            self._first_logits = self._logits
+            torch.manual_seed(self._step_seed)  # the same dropout
+            loss = optimizer_closure()
+            self._first_logits = None
+            back()
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, second)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the mean cross-entropy on the given labels, weighted by the batch's share of the step's examples.
@@ -101,12 +116,15 @@ class MemorisationModule(L.LightningModule):
         loss = F.cross_entropy(logits_BK, target, label_smoothing=self.config.label_smoothing)
         loader = self.trainer.train_dataloader
         own, step = loader.counts(batch_idx)
+        weighted = loss * (own / step * loader.share.accumulate * loader.share.processes)
+        if self._first_logits is not None:
+            return {"loss": weighted, "logits": self._first_logits}
+        self._logits = logits_BK.detach()
         self._epoch_loss += torch.stack([loss.detach().float() * own, torch.full_like(loss, own).float()])
         alone = share()[1] == 1
         if (self.device.type == "cpu" and alone) or batch_idx % 50 == 49:  # reading a loss waits for the step
             self._mean_loss()
-        weighted = loss * (own / step * loader.share.accumulate * loader.share.processes)
-        return {"loss": weighted, "logits": logits_BK.detach()}
+        return {"loss": weighted, "logits": self._logits}
 
     def _mean_loss(self) -> float:
         """Return the mean loss of the epoch so far, over all processes."""

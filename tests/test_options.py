@@ -35,7 +35,7 @@ class Few:
         ({"rate": "much"}, "rate is much; expected float"),
         ({"rate": 10**400}, "whole numbers must be at most 1,000,000,000,000,000,000"),
         ({"steps": 10**30}, "whole numbers must be at most 1,000,000,000"),
-        ({"steps": True}, "steps is True; expected int, NoneType"),
+        ({"steps": True}, "steps is True; expected int, null"),
         ({"sizes": [1, None]}, "sizes is"),
         ({"sizes": [10**10]}, "sizes[0] is 10000000000"),
         ({"seed": -1}, "seed is -1; seeds must be in"),

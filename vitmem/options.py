@@ -321,7 +321,10 @@ def _plainly(message: str) -> str:
         r'Parser key "([^"]+)": .*?(Expected an? (.+?)\. Got|Subtypes: \[(.*)\] Errors: .* Given) value:(.*)', message
     )
     if wrong:
-        return f"{wrong[1]} is {_cut(wrong[5].strip() or repr(''))}; expected {wrong[3] or wrong[4]}"
+        allowed = wrong[3] or wrong[4]
+        others = re.sub(r"\bNoneType(, )?|, NoneType$", "", allowed)
+        allowed = allowed if others == allowed else f"{others}, null"
+        return f"{wrong[1]} is {_cut(wrong[5].strip() or repr(''))}; expected {allowed}"
     return _cut(message, 700)
 
 

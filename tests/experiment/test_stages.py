@@ -10,6 +10,7 @@ import pytest
 from cases import SMALL
 
 from vitmem.experiment.board import Board
+from vitmem.experiment.jobs import share, threads
 from vitmem.experiment.perform import How
 from vitmem.experiment.plan import Experiment, plan_attacks, plan_edits
 from vitmem.experiment.run import survey
@@ -208,6 +209,12 @@ def test_a_worker_that_dies_fails_its_task_alone(cli, plan, tmp_path):
 
 def planned(**options):
     return Experiment("plan", RunConfig(), **options)
+
+
+def test_cores_are_shared_out_and_the_last_has_them_all(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert [threads(working) for working in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    assert share(0, 4)["OMP_NUM_THREADS"] == "2"
 
 
 def test_the_plan_of_ten_thousand_stages(tmp_path):

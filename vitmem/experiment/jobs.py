@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+import torch
+
 from vitmem.experiment.board import Board, View
 from vitmem.experiment.perform import How, Told, perform
 from vitmem.experiment.stages import FAILED, SKIPPED, Outcome, Task, records, write_records
@@ -56,7 +58,7 @@ def run_jobs(board: Board, view: View, jobs: int, ended: Ended) -> None:
                 free = [worker for worker in workers if worker.task is None]
                 for worker, task in zip(free, board.ready(), strict=False):
                     board.begin(task)
-                    worker.give(task, board)
+                    worker.give(task, board, threads(min(jobs, len(board.left))))
                 busy = [worker for worker in workers if worker.task is not None]
                 for connection in wait([worker.connection for worker in busy]):
                     worker = next(worker for worker in busy if worker.connection is connection)
@@ -107,11 +109,11 @@ class _Worker:
         theirs.close()
         return process, ours
 
-    def give(self, task: Task, board: Board) -> None:
-        """Have a task performed."""
+    def give(self, task: Task, board: Board, number: int) -> None:
+        """Have a task performed, by so many threads."""
         self.task = task
         with contextlib.suppress(OSError):  # it died while it had nothing to do: ``hear`` finds out
-            self.connection.send_bytes(pickle.dumps((task, board.how, board.training.get(task.record, ""))))
+            self.connection.send_bytes(pickle.dumps((task, board.how, board.training.get(task.record, ""), number)))
 
     def hear(self, board: Board, view: View, ended: Ended) -> None:
         """Read what the process says of its task."""
@@ -176,19 +178,22 @@ def share(number: int, jobs: int) -> dict[str, str]:
         number: of the process.
         jobs: how many there are.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = dict.fromkeys(_THREADS, str(max(cores // jobs, 1)))
+    found = dict.fromkeys(_THREADS, str(threads(jobs)))
     if gpus := visible_gpus():
         found["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]  # one model works on one device
     return found
+
+
+def threads(jobs: int) -> int:
+    """Return how many threads each of several processes has; the last ones that have work share out all cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // jobs, 1)
 
 
 def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     if (told := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in told.split(",") if name.strip() and name.strip() != "-1"]
-    import torch
-
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
@@ -214,9 +219,10 @@ def _serve(connection: Connection, plugin_files: Sequence[Path]) -> None:
         load_plugin(file)
     while True:
         try:
-            task, how, training = pickle.loads(connection.recv_bytes())
+            task, how, training, number = pickle.loads(connection.recv_bytes())
         except EOFError:
             return
+        torch.set_num_threads(number)
         outcome = logged(task, how, training, lambda *told: connection.send_bytes(pickle.dumps(("stage", *told))))
         connection.send_bytes(pickle.dumps(("ended", outcome)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitmem.cli import main
 
-LIMIT = 30  # seconds, after which a command hangs
+LIMIT = 120  # seconds, after which a command hangs
 RUN, EXPERIMENT, TUNED = "runs/tiny/seed0", "tiny.yaml", "tuned.yaml"  # in the working directory of every case
 FINISHED = (f"{RUN}/model.safetensors", f"{RUN}/noise.csv", "retrain/model.safetensors")  # no case may touch them
 

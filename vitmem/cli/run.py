@@ -70,6 +70,7 @@ def _run(plan, swept, values) -> int:
 def _shown(plan, rows, values) -> list[Path]:
     """Draw the figures and write the report, if they are wanted and not there, and return their paths."""
     from vitmem.experiment.showing import show
+    from vitmem.figures import figures
 
     out = Path(values.out)
 
@@ -77,10 +78,11 @@ def _shown(plan, rows, values) -> list[Path]:
         from vitmem.cli.report import written
         from vitmem.experiment.drawing import draw_figures
 
-        figures = draw_figures(plan, out, rows) if values.figures else []
-        return figures + ([written(out / plan.name)] if values.report else [])
+        drawn = draw_figures(plan, out, rows) if values.figures else []
+        return drawn + ([written(out / plan.name)] if values.report else [])
 
-    return show(out / plan.name, made, f"figures {values.figures}, report {values.report}")
+    wanted = [*(figures() if values.figures else ()), *(["report"] if values.report else ())]
+    return show(out / plan.name, "shown", made, wanted)
 
 
 def _launcher(values, swept, folder: Path):

@@ -21,8 +21,10 @@ FLIP_COLUMNS = ("experiment", "seed", "index", "file", "given_name", "true_name"
 CUT = "cut"  # further column of flips.csv, whose first cell says what was left out
 
 
-def write_per_example(folder: Path, runs: Mapping[int, Path], rows: Sequence[Mapping]) -> None:
-    """Write ``classes.csv`` and ``flips.csv`` from what evaluations have stored; what cannot be read is told.
+def write_per_example(folder: Path, runs: Mapping[int, Path], rows: Sequence[Mapping]) -> list[Path]:
+    """Write ``classes.csv`` and ``flips.csv`` from what evaluations have stored, and return their paths.
+
+    What cannot be read is told.
 
     ``flips.csv`` holds at most ``MOST_EDITS`` edits, the first of the table, and ``MOST_ROWS`` rows, as many of each
     seed, those of lowest index; what is left out stands in its column ``cut``, and is printed.
@@ -61,6 +63,7 @@ def write_per_example(folder: Path, runs: Mapping[int, Path], rows: Sequence[Map
     if not any(row["file"] for row in flips):
         header.remove("file")
     write_atomically(folder / "flips.csv", _csv(header, flips))
+    return [folder / "classes.csv", folder / "flips.csv"]
 
 
 def _tables(path: Path, ids: Iterable[str]) -> Iterator[tuple[str, ExampleTable]]:

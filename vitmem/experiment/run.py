@@ -17,6 +17,7 @@ from vitmem.experiment.per_example import write_per_example
 from vitmem.experiment.perform import How, perform
 from vitmem.experiment.plan import Experiment
 from vitmem.experiment.results import PLAN, seed_folders, write_experiment_table
+from vitmem.experiment.showing import show
 from vitmem.experiment.stages import Task, tasks
 from vitmem.experiment.sweep import Cell
 from vitmem.experiment.swept import write_swept
@@ -74,7 +75,7 @@ def run(
     for path, experiment in experiments.items():
         if path not in rows:
             rows[path] = write_tables(experiment, path, others[path])
-        write_per_example(path, seed_folders(path), rows[path])
+        show(path, "per_example", functools.partial(write_per_example, path, seed_folders(path), rows[path]))
     if cells[0].is_swept:
         return write_swept(folder, [(cell, rows[cell_folder(folder, cell)]) for cell in cells]), board
     return rows[folder], board

@@ -172,6 +172,24 @@ def test_what_fits_to_the_last_byte_is_allowed(monkeypatch):
                 cost.foresee(ONE, MAPS, CurvatureConfig(), 7, (1, 8, 8))
 
 
+def test_free_memory_is_what_the_kernel_calls_available(monkeypatch):
+    import builtins
+    import io
+
+    said = "MemTotal:  9000 kB\nMemAvailable:   123 kB\nMemFree: 7 kB\n"
+    real = builtins.open
+    monkeypatch.setattr(
+        builtins, "open", lambda f, *a, **k: io.StringIO(said) if f == "/proc/meminfo" else real(f, *a, **k)
+    )
+    assert cost.free_memory(torch.device("cpu")) == 123 * 1024
+
+
+def test_one_gradient_is_formed_at_a_time_where_it_is_larger_than_what_is_formed():
+    maps = {"wide": LinearMap("wide", nn.Linear(6000, 3000, device="meta"))}
+    found = cost.work_bytes(maps, CurvatureConfig(tokens="all", moments="ekfac", batch_size=7))
+    assert found == 4 * 6000 * 3000
+
+
 def test_free_memory_is_what_the_system_says():
     found = cost.free_memory(torch.device("cpu"))
     pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -8,7 +8,8 @@ from edited_runs import Explode, Reader
 
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.datamodules.batch import keyed_generator
-from vitmem.editing.attempt import attempt
+from vitmem.editing.attempt import applied, attempt
+from vitmem.editing.contract import EditDiverged
 from vitmem.editing.data import EditData
 from vitmem.editing.kfac import KFAC
 from vitmem.editing.known import known_noisy
@@ -42,6 +43,14 @@ def test_what_diverged_has_a_status_and_no_result(how):
     assert made.result is None
     words = {"raises": "diverged: the loss is nan at step 3", "nan": "diverged: head.bias is not finite"}
     assert made.status == words[how]
+
+
+def test_an_edit_is_applied_or_its_divergence_raised():
+    known = known_noisy(NOISY, 0.5, 0, 0)
+    data = EditData(DATA, Reader.sees, known=known)
+    assert applied(Reader(epochs=1), MODEL, data, keyed_generator(0)).state_dict.keys() == MODEL.state_dict().keys()
+    with pytest.raises(EditDiverged, match=r"head.bias is not finite"):
+        applied(Explode("nan"), MODEL, EditData(DATA, Explode.sees), keyed_generator(0))
 
 
 def test_what_cannot_be_applied_is_an_error_unless_others_are_to_go_on():

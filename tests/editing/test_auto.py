@@ -1,8 +1,8 @@
 import pytest
 import torch
-from edited import DATA, apply
+from edited import DATA, MODEL, apply
 
-from vitmem.editing.auto import AutoEKFAC, choose
+from vitmem.editing.auto import AutoEKFAC, choose, predictions
 from vitmem.editing.data import EditData
 from vitmem.editing.kfac import EKFAC
 
@@ -13,6 +13,15 @@ def test_the_choice_of_rho_sees_validation_but_no_label_of_a_training_example():
     assert auto.sees == {"unlabeled", "validation"}
     rows = result.report["candidates"]
     assert [(row["rho"], row["exponent"]) for row in rows[1:]] == [(0.9, 0.5), (0.5, 0.5), (0.9, 1.0), (0.5, 1.0)]
+    tuning = EditData(DATA, auto.sees).validation(auto.batch_size)
+    label = torch.cat([batch.true_label for batch in tuning])
+    for row in rows:  # the first is the model as it was
+        edited = apply(EKFAC(rho=row["rho"], exponent=row["exponent"])).state_dict
+        right = (predictions(MODEL, edited, tuning) == label).double().mean()
+        assert row["tuning_accuracy"] == pytest.approx(float(right))
+    assert (rows[0]["rho"], rows[0]["changed"]) == (1.0, 0.0)
+    best = max(row["tuning_accuracy"] for row in rows)
+    assert result.report["tolerance"] == pytest.approx((best * (1 - best) / len(label)) ** 0.5)
     choice = result.report["choice"]
     assert choice["tuning_accuracy"] >= max(row["tuning_accuracy"] for row in rows) - result.report["tolerance"]
     chosen = apply(EKFAC(rho=choice["rho"], exponent=choice["exponent"])).state_dict
@@ -29,3 +38,4 @@ def test_the_strongest_edit_that_validation_cannot_tell_from_the_best():
     assert choose(rows, 0.015) == rows[2]
     assert choose(rows, 0.005) == rows[1]
     assert choose(rows, 0.5) == rows[3]
+    assert choose([{"tuning_accuracy": a, "changed": c} for a, c in ((0.5, 0.0), (0.25, 1.0))], 0.25)["changed"] == 1.0

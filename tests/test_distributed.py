@@ -34,6 +34,8 @@ from vitmem.editing.prune import Wanda
 from vitmem.editing.sap import SAP
 from vitmem.models.layers import select_layers
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = "blocks.* head"
 COUNTS = (11, 1)  # shares of 6 and 5 examples, and of 1 and 0
 CASES = {

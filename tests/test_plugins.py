@@ -123,6 +123,7 @@ def plugin(tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_all_that_a_file_registers_works_in_every_verb(cli, plugin, tmp_path, unloaded):
     path = plugin()
     given = f"--plugin={path}"

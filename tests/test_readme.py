@@ -45,6 +45,7 @@ def test_there_are_commands():
     assert any("vitmem edit" in command for command in ALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ALL)
 def test_every_command_is_understood(command, monkeypatch):
     def reached(*arguments, **options):
@@ -104,6 +105,7 @@ def example(of: str) -> str:
     return next(source for source in re.findall(r"```python\n(.*?)```", README, flags=re.S) if of in source)
 
 
+@pytest.mark.slow
 def test_the_lines_for_a_model_of_your_own_work_as_they_stand(capsys):
     data = MemorisationData(Digits(), Symmetric())
     train, others = data.train_examples, data.validation_examples

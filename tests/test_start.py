@@ -46,12 +46,14 @@ def loaded():
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", VERBS)
 def test_help_and_list_import_nothing_heavy(command, loaded):
     found = [line for line in loaded if line.startswith(f"loaded by {command} [")]
     assert found == [f"loaded by {command} []"]
 
 
+@pytest.mark.slow
 def test_files_of_the_users_folder_are_left_alone(tmp_path):
     for name in ("figures.py", "datamodules.py", "tests.py"):
         (tmp_path / name).write_text("raise RuntimeError('the file of the user was imported')\n")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +18,8 @@ def checked(*arguments):
 @pytest.mark.slow
 def test_the_face_the_registry_and_curvature_are_typed(tmp_path):
     pytest.importorskip("mypy", reason="mypy is not installed: pip install 'vitmem[test]'")
+    if np.__version__.startswith("1."):
+        pytest.skip(f"types are checked against the stubs of NumPy 2 and later, and this is {np.__version__}")
     done = checked(f"--cache-dir={tmp_path}")
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     wrong = tmp_path / "wrong.py"

@@ -78,6 +78,7 @@ def test_texts_come_back_as_they_were():
     assert list(load_yaml(dump_yaml(content))["b"]) == ["z", "a"]
 
 
+@pytest.mark.slow
 def test_what_vitmem_wrote_may_be_longer(tmp_path):
     file = tmp_path / "config.yaml"
     content = {"classes": [f"class{k}" for k in range(MOST_NODES + 1)]}

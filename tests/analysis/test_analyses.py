@@ -17,6 +17,8 @@ from vitmem.files import to_json
 from vitmem.runs.analyse import stored_analyses, stored_analysis, stored_scores
 from vitmem.runs.trained import TrainedRun
 
+pytestmark = pytest.mark.slow
+
 # How a tiny model is analysed in a fraction of a second.
 SMALL = {
     "bands": {"resamples": 10, "permutations": 5},

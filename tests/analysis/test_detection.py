@@ -64,6 +64,7 @@ def test_perfect_and_useless_scores_are_told_as_such():
     assert useless["missed_at_budget"] == pytest.approx(0.8, abs=0.2)  # 20 of 100 are flagged at random
 
 
+@pytest.mark.slow
 def test_the_null_controls_are_null(known, model):
     rows = {row["score"]: row for row in Detection(directions=1, resamples=20).apply(model, known, generator()).rows}
     assert rows["random"]["auroc_low"] <= 0.5 <= rows["random"]["auroc_high"]
@@ -86,6 +87,7 @@ def test_a_held_out_label_does_not_tell_its_own_probability(known, model, data, 
     assert not torch.allclose(before[fold != fold[0]], after[fold != fold[0]])
 
 
+@pytest.mark.slow
 def test_which_labels_are_wrong_is_not_used_by_the_scores(known, model, data):
     """Tell every label as right: all scores stay, and nothing can be measured."""
     settings = Detection(directions=1, resamples=5)

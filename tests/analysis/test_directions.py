@@ -124,6 +124,7 @@ def served(count=7):
     return Images(image), Examples(image, given, true, torch.arange(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["timm vit", "timm deit3", "timm deit, distilled", "torchvision vit", "Hugging Face ViT"]
 )
@@ -217,6 +218,7 @@ def test_the_best_edit_halves_memory_and_has_the_best_ground_truth(known):
     assert best_edits(data) == ["best", "strong"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_told(known, model):
     with pytest.raises(ValueError, match="edit is 'kfak', which no usable edit of this run fits"):
         Directions(edit="kfak").apply(model, known, draws())

@@ -139,6 +139,7 @@ def test_a_model_of_whose_training_nothing_is_known_is_refused(known, model):
         Dynamics().apply(model, dataclasses.replace(known, seen=seen), draws())
 
 
+@pytest.mark.slow
 def test_bands_along_the_way_are_those_of_bands(course, model):
     found = Dynamics(draws=2, bands=True, images=10).apply(model, course, draws())
     last = {(r["order"], r["definition"], r["band"]): r["ratio"] for r in found.rows

@@ -61,6 +61,7 @@ def test_a_start_that_is_not_known_is_said(known, model):
     assert "rewind: the weights that training started from are not known" in found.report["skipped"][0]
 
 
+@pytest.mark.slow
 def test_probes_find_what_is_there_and_their_null_does_not(known, model):
     rows = [row for row in Localise(modes="scale").apply(model, known, generator()).rows if row["mode"] == "probe"]
     assert {row["kind"] for row in rows} == {"given", "true"}

@@ -23,6 +23,7 @@ def gradients(model, data, name):
     return torch.stack(found).double()
 
 
+@pytest.mark.slow
 def test_single_curvatures_are_those_of_one_backward_pass_for_each_example(seen, model, data):
     found, layers, kept = seen
     totals, insides = [], []

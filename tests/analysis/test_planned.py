@@ -2,6 +2,10 @@
 
 import csv
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 EXPERIMENT = """
 name: asked
 model: {width: 8, depth: 1, heads: 2, patch: 8}

@@ -22,6 +22,7 @@ SMALL = {
 SHOW = ("relearn", "prototype", "steer")  # show labels that were known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_an_attack_leaves_the_model_as_it_is_and_comes_out_the_same_twice(name, model, known):
     attack = attacks()[name](**SMALL[name])
@@ -79,6 +80,7 @@ def test_options_out_of_range(name, options, words):
         attacks()[name](**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_what_an_edit_knew_is_told_apart_where_it_was_a_part(name, data, model, known):
     is_known = data.train_examples.is_noisy & (torch.arange(40) % 3 == 0)

@@ -153,6 +153,7 @@ def attacked(data, folder, subject="base", options=None, recipe=True):
     return found
 
 
+@pytest.mark.slow
 def test_shadow_models_are_trained_once_and_shared(data, folder, monkeypatch):
     alone = attacked(data, folder)
     assert [row["score"] for row in alone.rows] == ["loss"]

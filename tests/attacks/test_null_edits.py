@@ -20,6 +20,8 @@ from vitmem.figures.tables import ATTACK_TEXT
 from vitmem.models.build import create, with_weights
 from vitmem.runs.fresh import recipe_of
 
+pytestmark = pytest.mark.slow
+
 # How each attack is made in about a second. A new attack needs a line.
 SMALL = {
     "relearn": {"arms": ("retain", "noisy"), "steps": 2, "batch_size": 8, "examples": 50},

@@ -15,6 +15,8 @@ from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.models.build import is_decayed
 
+pytestmark = pytest.mark.slow
+
 CLASSES, N = 5, 200
 
 

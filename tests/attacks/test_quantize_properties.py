@@ -25,6 +25,7 @@ def steps(w, bits, group, scheme):
     return torch.cat([grid(part, bits, 0, scheme)[0].expand(part.shape) for part in w.split(size, 1)], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 @few
 @given(w=matrices(), bits=st.integers(2, 16), group=st.integers(0, 10))

@@ -111,6 +111,7 @@ def test_a_flipped_bit_is_noticed_unless_it_changes_nothing(tmp_path):
     assert noticed > 200  # the others change times and padding of the archive
 
 
+@pytest.mark.slow
 def test_a_damaged_shadow_model_is_told_and_made_again(data, tmp_path, capsys):
     cache = ShadowCache(data, make_pairs(data), recipe_of(CONFIG, data), tmp_path, seed=0)
     (first,) = cache.get(1)
@@ -125,6 +126,7 @@ def test_a_damaged_shadow_model_is_told_and_made_again(data, tmp_path, capsys):
         assert np.array_equal(Shadow.load(cache.path(0)).phi, first.phi)
 
 
+@pytest.mark.slow
 def test_an_interrupted_shadow_model_goes_on(data, tmp_path, monkeypatch):
     from vitmem.attacks import shadows as module
 

@@ -18,6 +18,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_figures_again_are_the_same_bytes_in_the_formats_asked_for(cli, experiment_folder, tmp_path):
     command = ("figures", experiment_folder, "--only=frontier", "--format=svg,png", "--width=3.3", "--style=talk")
     code, printed, errors = cli(*command)

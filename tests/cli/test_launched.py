@@ -10,6 +10,8 @@ from cases import QUICK
 
 from vitmem.cli.launched import PARENT, alone_or_launched
 
+pytestmark = pytest.mark.slow
+
 TORCH = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
 PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 SLURM = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"}

@@ -11,6 +11,8 @@ from cases import QUICK
 from vitmem.cli.output import Kept, kept
 from vitmem.runs.trained import TrainedRun
 
+pytestmark = pytest.mark.slow
+
 FULL = Path("/dev/full")
 
 

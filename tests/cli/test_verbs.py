@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_experiment_end_to_end_and_again_and_eval_of_several_runs(cli, experiment, tmp_path):
     out = tmp_path / "runs"

@@ -14,6 +14,7 @@ from vitmem.editing.kfac import KFAC, RandomPairs
 from vitmem.models.build import create
 
 
+@pytest.mark.slow
 def test_curvature_is_collected_once_for_a_sweep_and_kept_on_disk(tmp_path, monkeypatch):
     from vitmem.curvature import cache as module
 

@@ -17,6 +17,7 @@ from vitmem.models.layers import select_layers
 from vitmem.models.memory import OutOfMemory, saved_bytes
 
 
+@pytest.mark.slow
 def test_cost_is_told_before_the_work_and_too_much_is_refused(monkeypatch):
     lines = []
     KFAC().apply(MODEL, EditData(DATA, KFAC().sees, CurvatureCache(announce=lines.extend)), keyed_generator(0))

@@ -132,6 +132,7 @@ def test_products_with_the_kronecker_approximation_equal_those_of_curvlinops(fis
             assert relative(part, next(expected)) < 1e-10
 
 
+@pytest.mark.slow
 @fishers
 @approximations
 @biases

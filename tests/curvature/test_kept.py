@@ -10,6 +10,8 @@ from vitmem.datamodules.batch import keyed_generator
 from vitmem.editing.data import EditData
 from vitmem.editing.kfac import EKFAC, KFAC
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_was_not_asked_for_longest_goes_first_and_shared_tensors_count_once():
     recent = Recent(limit=1000)

@@ -23,6 +23,7 @@ def test_moments_of_one_row_and_of_few_at_a_time(tokens):
         assert torch.allclose(total, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_exact_labels_are_the_limit_of_many_draws():
     model = vit()
     maps = maps_of(model, "blocks.1.mlp.fc2 head")

@@ -199,6 +199,7 @@ def uninterrupted(tmp_path_factory):
     return train(tmp_path_factory.mktemp("whole") / "run", TRAIN, ALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 5])
 def test_resume_is_bitwise_equal_with_augmentation_and_average(step, uninterrupted, tmp_path, monkeypatch):
     original = MemorisationModule.training_step

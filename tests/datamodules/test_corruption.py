@@ -183,6 +183,7 @@ def test_cluster_noise_mislabels_images_that_look_alike_as_one():
     assert distance[wrong].max() <= distance[~wrong].min()
 
 
+@pytest.mark.slow
 def test_cluster_noise_has_its_own_seed_and_every_size_of_group():
     data = cifar(side=9)  # averaged to 8 x 8
     given = [Cluster(seed=seed, clusters=3).manifest(data).given_label for seed in (0, 0, 1)]

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from labels import labelled
@@ -76,6 +77,7 @@ def test_canaries_are_among_the_right_labels_and_counted(images, rate, drawn):
     assert (planted.given_label[others] == plain.given_label[others]).all()
 
 
+@pytest.mark.slow
 @few
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=50), RATES, DETAILS)
 def test_a_manifest_remembers_everything(tmp_path_factory, pairs, rate, details):

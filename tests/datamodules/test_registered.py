@@ -17,6 +17,7 @@ from vitmem.options import summary
 from vitmem.runs.config import RunConfig, parser_for, run_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(datasets()))
 def test_options_survive_the_configuration_file(name):
     assert summary(datasets()[name])

@@ -31,6 +31,8 @@ from vitmem.training.errors import Interrupted
 from vitmem.training.fit import fit
 from vitmem.training.module import MemorisationModule
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelConfig(width=16, depth=1, heads=2, patch=4)
 TRAIN = TrainConfig(epochs=2, batch_size=16, warmup_epochs=1)
 

@@ -7,6 +7,7 @@ from vitmem.editing.data import EditData
 from vitmem.editing.kfac import EKFAC
 
 
+@pytest.mark.slow
 def test_the_choice_of_rho_sees_validation_but_no_label_of_a_training_example():
     auto = AutoEKFAC(rhos="0.9 0.5", exponents="0.5 1")
     result = apply(auto)

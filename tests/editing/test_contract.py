@@ -34,6 +34,7 @@ def applied(name):
 class TestContract:
     """What every registered edit must do; a new one is enrolled by itself."""
 
+    @pytest.mark.slow
     def test_the_model_is_not_changed(self, name):
         model, before, result = applied(name)
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -48,6 +49,7 @@ class TestContract:
         assert all(torch.isfinite(value).all() for value in result.state_dict.values())
         assert all(value.dtype == MODEL.state_dict()[key].dtype for key, value in result.state_dict.items())
 
+    @pytest.mark.slow
     def test_the_same_seed_gives_the_same_weights(self, name):
         model, _, result = applied(name)
         one, two = result.state_dict, apply(quick(name), model, seed=4).state_dict

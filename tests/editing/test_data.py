@@ -53,6 +53,7 @@ def test_images_are_counted_for_every_pass(layers_per_pass, groups):
     assert served(dataclasses.replace(edit, moments="ekfac"))[1] == 30 * groups * 2
 
 
+@pytest.mark.slow
 def test_which_images_are_chosen():
     noisy, half = set(NOISY.nonzero()[:, 0].tolist()), known_noisy(NOISY, 0.5, 0, 0)
     assert not noisy & set(served(KFAC(noisy="excluded", layers="head"))[0])

@@ -127,6 +127,7 @@ def test_every_form_keeps_everything_at_strength_0_and_less_with_more(basis, mas
         assert norms[-1] < norms[0]
 
 
+@pytest.mark.slow
 def test_permuting_changes_the_edit_but_not_how_much_is_kept(cache):
     options = {"rho": 0.8, "examples": 200, "layers": "blocks.0.*"}
     for basis in ("kfac", "random"):

@@ -60,6 +60,7 @@ def test_every_option_of_kfac_is_tried():
     assert tried == {field.name for field in dataclasses.fields(KFAC)}
 
 
+@pytest.mark.slow
 def test_what_lumped_labels_leave_out_is_reported():
     shares = [apply(KFAC(labels="topk", top=top)).report["lumped_trace"] for top in (1, 3, 9)]
     assert shares[0] > shares[1] > shares[2] >= 0
@@ -67,6 +68,7 @@ def test_what_lumped_labels_leave_out_is_reported():
     assert apply(KFAC()).report["lumped_trace"] == 0
 
 
+@pytest.mark.slow
 def test_how_the_work_is_done_does_not_change_the_edit():
     plain = apply(KFAC(moments="ekfac")).state_dict
     for how in ({"layers_per_pass": 3}, {"batch_size": 100}, {"factor_device": "cpu"}):
@@ -76,6 +78,7 @@ def test_how_the_work_is_done_does_not_change_the_edit():
             assert torch.allclose(other[key], value, atol=1e-4 * float(value.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [KFAC(), EKFAC(rho=0.5), SVD(keep=0.3)])
 def test_a_compiled_model_is_edited_like_the_original(edit):
     compiled = torch.compile(MODEL, backend="eager")

@@ -97,6 +97,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_order_and_the_number_of_copies_of_the_data_do_not_matter(form, order, plain):

@@ -70,6 +70,7 @@ def test_the_eigen_coordinates_of_the_update_are_masked():
         assert left_OI[~mask_OI].abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [KFAC(rho=0.8, at="start"), EKFAC(rho=0.8, at="start", of="update")], ids=str)
 def test_curvature_may_be_that_of_the_start(edit):
     """The oracle masks MODEL's coordinates by the curvature of a model that is the start."""
@@ -115,6 +116,7 @@ def test_what_they_see_and_results_made_before_still_count(run_folder):
     assert edit_inputs(run, SVD(of="update"), "svd") != before
 
 
+@pytest.mark.slow
 def test_the_start_of_a_run_is_built_again(cli, run_folder):
     """An edit of a run has the weights of step 0: a rewind to the start gives the model that training began with."""
     from vitmem.models.build import create

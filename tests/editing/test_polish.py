@@ -9,6 +9,7 @@ from vitmem.editing.polish import PolishedEKFAC
 from vitmem.models.build import create
 
 
+@pytest.mark.slow
 def test_polishing_is_the_edit_and_then_fine_tuning_on_what_is_right():
     polished = PolishedEKFAC(rho=0.6, steps=5, lr=1e-3)
     assert polished.sees == {"retain"}

@@ -33,6 +33,7 @@ def test_without_the_filter_it_is_the_way_back():
         torch.testing.assert_close(mixed.state_dict[name], value)
 
 
+@pytest.mark.slow
 def test_the_filter_alone_is_ekfac_of_the_update_at_the_strength_that_keeps_the_share_of_the_norm():
     state = apply(FilteredRewind(keep=0.4, mix=1.0, layers=LAYERS, examples=50)).state_dict
     names = [f"blocks.{b}.mlp.{fc}.weight" for b in (0, 1) for fc in ("fc1", "fc2")]
@@ -48,6 +49,7 @@ def test_the_filter_alone_is_ekfac_of_the_update_at_the_strength_that_keeps_the_
     assert torch.equal(state["head.weight"], MODEL.state_dict()["head.weight"])
 
 
+@pytest.mark.slow
 def test_in_between_it_is_the_mean_of_both():
     one, other, both = (apply(FilteredRewind(keep=0.4, mix=mix, examples=50)).state_dict for mix in (0.0, 1.0, 0.25))
     for name, value in both.items():

@@ -58,6 +58,7 @@ class TestWeightSpace:
         number = sum(p.numel() for p in MODEL.parameters())
         assert report["distance"] == pytest.approx(0.1 * math.sqrt(number), rel=0.03)
 
+    @pytest.mark.slow
     def test_a_stronger_push_goes_further(self):
         distances = [apply(WeightDistance(alpha=a, epochs=2, lr=1e-3)).report["distance"] for a in (1e-6, 100.0)]
         assert distances[1] > 1.3 * distances[0]

@@ -156,6 +156,7 @@ def test_intervals_of_interactions_hold_the_difference_of_differences():
     assert abs(((low <= 0) & (high >= 0)).mean() - 0.95) < ERRORS * standard_error(0.95)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("true", [0, 4])
 def test_holm_is_wrong_in_5_of_100_families_at_most(true):
     # ten edits against one baseline, whose seeds they share; `true` of them differ from it by much

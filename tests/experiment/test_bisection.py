@@ -107,6 +107,7 @@ def test_too_few_trials_are_refused(cli, tmp_path):
     assert f"tune is 9; tuner: bisect needs at least {FEWEST} trials for each edit" in errors
 
 
+@pytest.mark.slow
 def test_an_experiment_with_matched_strengths_and_labels_of_each_seed(cli, tmp_path):
     file = tmp_path / "small.yaml"
     file.write_text(

@@ -86,6 +86,7 @@ def make(path, content):
     path.write_text(content)
 
 
+@pytest.mark.slow
 def test_references_seeds_and_leftovers_of_an_experiment(cli, run_folder, tmp_path):
     other = [*QUICK, "--train_on=retrain", "--noise.rate=0.4", "--name=other", f"--out={tmp_path}"]
     assert cli("train", *other)[0] == 0

@@ -61,6 +61,7 @@ def write(folder, truths, track="label-free (tuned)"):
     (folder / "results.csv").write_text(HEADER + "".join(",".join(map(str, line)) + "\n" for line in lines))
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_what_the_command_makes(leaderboard):
     page = (HERE / "leaderboard.md").read_text()
     assert page[page.index(leaderboard.MARK) :] == leaderboard.page(HERE / "results")

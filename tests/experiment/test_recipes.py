@@ -47,6 +47,7 @@ def planned(monkeypatch):
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_models_and_edits_of_every_experiment_fit_each_other(path, planned):
     plan = planned(path)

@@ -96,6 +96,7 @@ def curved(net):
     return layers
 
 
+@pytest.mark.slow
 def test_random_vectors_find_cosines_and_what_lies_between_layers(measures, net):
     model = net[0].float()
     net = (model, net[1].float(), net[2])

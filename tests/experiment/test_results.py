@@ -11,6 +11,8 @@ from vitmem.cli import main
 from vitmem.experiment.results import changed_options, runs_in, with_configurations
 from vitmem.runs.train import train  # noqa: F401, loads what the commands need before they are timed
 
+pytestmark = pytest.mark.slow
+
 FILE = """
 name: small
 model: {width: 16, depth: 2, heads: 2, patch: 4}

@@ -59,6 +59,7 @@ def test_want_of_memory_fails_the_stage_and_is_no_result(cli, registered, run_fo
     assert cli("edit", "explode", run_folder, "--how=memory")[0] == 1
 
 
+@pytest.mark.slow
 def test_early_stopping_is_a_reference_of_its_own(cli, tmp_path):
     """Its weights are those of the epoch that is best on half of validation; attacks tell it from the base model."""
     file = tmp_path / "a.yaml"
@@ -80,6 +81,7 @@ def test_early_stopping_is_a_reference_of_its_own(cli, tmp_path):
         assert {row["id"] for row in csv.DictReader(table)} == {"base", "early_stop"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_that_the_data_are_other_ones(cli, run_folder, tmp_path, other_digits):
     plan = tmp_path / "plan.yaml"
     plan.write_text("references: []\n")

@@ -18,6 +18,8 @@ from vitmem.experiment.stages import DONE, FAILED, PENDING, SKIPPED, tasks
 from vitmem.experiment.sweep import cells
 from vitmem.runs.config import RunConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def plan(tmp_path):

@@ -237,6 +237,7 @@ def test_trials_of_another_version_are_made_again(run_folder, monkeypatch):
     assert len(APPLIED) == 2
 
 
+@pytest.mark.slow
 def test_tpe_learns_and_resumes(run_folder):
     pytest.importorskip("optuna", reason="the extra `tune` is not installed")
     space = {"amount": ("uniform", 0.0, 1.0), "kind": ("choice", "a", "b"), "rate": ("log", 1e-3, 1.0)}
@@ -297,6 +298,7 @@ def test_options_without_effect_are_not_searched(item, space):
     assert set(plan_edits([item])[0].space) == space
 
 
+@pytest.mark.slow
 def test_an_experiment_tunes_each_edit_with_as_many_trials(cli, tmp_path, monkeypatch):
     ours = {**edits(), "shift": Shift}
     for module in ("vitmem.editing", "vitmem.cli.edit", "vitmem.runs.named", "vitmem.experiment.results"):

@@ -5,6 +5,8 @@ from faults.outcomes import check
 from faults.run_faults import RUN_CASES
 from faults.yaml_faults import YAML_CASES
 
+pytestmark = pytest.mark.slow
+
 CATALOGUE = [*OPTION_CASES, *YAML_CASES, *RUN_CASES, *DATA_CASES]
 
 

@@ -14,6 +14,8 @@ from photographs import make_folder
 
 from vitmem.runs.folder import SETTINGS
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ("train", "--out=made", *QUICK)
 EVAL = ("eval", RUN)
 EDIT = ("edit", "kfac", RUN, "--rho=0.8", "--examples=200", "--id=another")

@@ -10,6 +10,8 @@ from vitmem.figures import analyses, style
 from vitmem.figures.analysis_directions import FRAME, SIDE, framed
 from vitmem.figures.analysis_dynamics import labels
 
+pytestmark = pytest.mark.slow
+
 ACCURACIES = {name: 0.5 for metric in style.ACCURACIES for name in (metric, f"{metric}_low", f"{metric}_high")}
 NULL = {"null": 0.0, "null_low": -0.1, "null_high": 0.1, "p": 0.01}
 

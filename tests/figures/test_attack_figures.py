@@ -11,6 +11,8 @@ from vitmem.evaluation import recovery
 from vitmem.evaluation import scorecard as cards
 from vitmem.figures import bits, draw_all, relearning, scorecard, style
 
+pytestmark = pytest.mark.slow
+
 
 def stored(name, seed, memory):
     steps = [

@@ -7,6 +7,7 @@ from vitmem.figures import comparison
 from vitmem.figures.tables import read_csv
 
 
+@pytest.mark.slow
 def test_the_comparison_groups_methods_by_track_and_keeps_what_failed(tmp_path):
     def row(name, track="", point="best", seed=0, status="ok", **values):
         edit = name if track else ""

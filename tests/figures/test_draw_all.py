@@ -2,9 +2,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 from drawn import SHEET, write_history, write_results, write_spectra
 
 from vitmem.figures import draw_all
+
+pytestmark = pytest.mark.slow
 
 
 def write_experiment(folder):

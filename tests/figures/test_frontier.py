@@ -14,6 +14,7 @@ def drawn(rows):
     return {(row["id"], row["value"]): row for row in rows}
 
 
+@pytest.mark.slow
 def test_frontier_means_over_seeds_in_the_order_of_the_option(tmp_path):
     models = {"base": ("", "", ""), "retrain": ("", "", ""), "clean": ("", "", "")}
     models |= {f"{name}-rho{rho}": (name, "rho", rho) for name in ("ekfac", "kfac") for rho in (0.9, 0.5)}
@@ -48,6 +49,7 @@ def write_statuses(path):
     write_csv(path, header, rows)
 
 
+@pytest.mark.slow
 def test_frontier_leaves_nothing_out_without_a_word(tmp_path):
     write_statuses(tmp_path / "results.csv")
     frontier.draw(tmp_path / "results.csv", tmp_path)
@@ -100,6 +102,7 @@ def test_a_long_note_counts_what_it_does_not_name(tmp_path):
     assert frontier.draw(tmp_path / "results.csv", tmp_path) == []
 
 
+@pytest.mark.slow
 def test_frontier_of_one_seed_has_no_sd_and_leaves_out_what_was_not_measured(tmp_path):
     header = ["seed", "id", "edit", "option", "value", *ACCURACIES]
     rows = [[0, f"kfac-rho{rho}", "kfac", "rho", rho, 0.5, "", 0.5, 0.25] for rho in (0.5, 0.9)]
@@ -112,6 +115,7 @@ def test_frontier_of_one_seed_has_no_sd_and_leaves_out_what_was_not_measured(tmp
     assert row["ground_truth_accuracy_seeds"] == 0
 
 
+@pytest.mark.slow
 def test_frontier_tells_many_families_apart(tmp_path):
     models = {f"family{n}-rho{rho}": ("kfac", "rho", rho) for n in range(13) for rho in (0.5, 0.9)}
     write_results(tmp_path / "results.csv", models=models)

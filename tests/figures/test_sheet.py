@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 from drawn import SHEET
 
 from vitmem.figures import sheet
 from vitmem.figures.tables import read_csv
 
 
+@pytest.mark.slow
 def test_sheet_lists_the_labels_shown(tmp_path):
     sheet.draw(tmp_path, **SHEET)
     rows = (tmp_path / "sheet.csv").read_text().splitlines()
@@ -12,6 +14,7 @@ def test_sheet_lists_the_labels_shown(tmp_path):
     assert rows[3] == "3,flying_squirrel,cat,flying_squirrel,dog"
 
 
+@pytest.mark.slow
 def test_sheet_holds_at_most_48_colour_images(tmp_path):
     labels = {name: np.zeros(50, dtype=int) for name in ("given", "true", "before", "after")}
     sheet.draw(tmp_path, **{**SHEET, **labels, "image": np.zeros((50, 2, 2, 3))})

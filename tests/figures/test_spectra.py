@@ -7,6 +7,8 @@ from drawn import write_random_spectra, write_spectra
 from vitmem.figures import spectra, staircase
 from vitmem.figures.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("layer", "expected"),

@@ -7,6 +7,7 @@ from vitmem.figures.kronecker import PairMasses
 from vitmem.figures.tables import read_csv
 
 
+@pytest.mark.slow
 def test_staircase_keeps_the_fewest_pairs_that_hold_the_mass(tmp_path):
     layers = write_random_spectra(tmp_path)
     assert [path.name for path in staircase.draw(tmp_path, tmp_path)] == ["staircase.png"]
@@ -26,6 +27,7 @@ def test_staircase_keeps_the_fewest_pairs_that_hold_the_mass(tmp_path):
             }
 
 
+@pytest.mark.slow
 def test_staircase_thins_a_long_boundary_and_keeps_its_ends(tmp_path):
     write_spectra(tmp_path / "seed0/factors/0123456789abcdef.spectra.npz", size=3000)
     staircase.draw(tmp_path, tmp_path)

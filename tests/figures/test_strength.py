@@ -9,6 +9,7 @@ def tried(*trials):
     return [{"options": {"factor": kept}, "memorized": m, "ground_truth": g} for kept, m, g in trials]
 
 
+@pytest.mark.slow
 def test_strengths_that_every_seed_tried_are_drawn(tmp_path):
     scale = [
         tried((0.9, 0.8, 0.1), (0.5, 0.4, 0.3), (0.7, 0.6, 0.2)),

@@ -8,6 +8,7 @@ from vitmem.figures import sweep
 from vitmem.figures.tables import families, read_csv
 
 
+@pytest.mark.slow
 def test_sweep_of_one_seed_has_wilson_bars_and_base_lines(tmp_path):
     write_results(tmp_path / "results.csv")
     sweep.draw(tmp_path / "results.csv", tmp_path)
@@ -17,6 +18,7 @@ def test_sweep_of_one_seed_has_wilson_bars_and_base_lines(tmp_path):
     assert rows[2]["accuracy"] == 0.0
 
 
+@pytest.mark.slow
 def test_sweep_of_several_seeds_has_sd_bars(tmp_path):
     write_results(tmp_path / "results.csv", seeds=(0, 1, 2))
     sweep.draw(tmp_path / "results.csv", tmp_path)
@@ -31,6 +33,7 @@ def test_sweep_value_of_one_among_several_seeds_has_no_bar():
     assert math.isnan(point.low)
 
 
+@pytest.mark.slow
 def test_sweep_without_measurements_keeps_the_cells_empty(tmp_path):
     header = ["seed", "id", "edit", "option", "value", *ACCURACIES]
     rows = [[0, f"kfac-rho{rho}", "kfac", "rho", rho, 0.5, "", 0.5, ""] for rho in (0.5, 0.9)]
@@ -40,6 +43,7 @@ def test_sweep_without_measurements_keeps_the_cells_empty(tmp_path):
     assert all(math.isnan(row["accuracy"]) and row["seeds"] == 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_sweep_groups_by_id_without_the_value_and_skips_single_values(tmp_path):
     models = {f"{name}-rho{rho}": ("kfac", "rho", rho) for name in ("kfac", "ekfac") for rho in (0.5, 0.9)}
     models |= {f"svd-keep{keep}": ("svd", "keep", keep) for keep in (1e-05, 0.1)}  # an exponent has a dash too

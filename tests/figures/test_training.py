@@ -5,6 +5,7 @@ from vitmem.figures import training
 from vitmem.figures.tables import read_csv
 
 
+@pytest.mark.slow
 def test_training_leaves_out_epochs_without_evaluation(tmp_path):
     write_history(tmp_path / "seed0")
     write_history(tmp_path / "seed0-clean", offset=0.5)

@@ -215,6 +215,7 @@ def test_files_that_are_no_weights(cli, tmp_path, content, name, message):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_file_and_remembers_it(cli, file, tmp_path):
     command = ["train", f"--out={tmp_path / 'runs'}", *QUICK, f"--model.pretrained={file.parent}", "--train.lr=1e-12"]
     code, out, _ = cli(*command)

@@ -37,6 +37,7 @@ def elements(report):
     return Elements(report.read_text())
 
 
+@pytest.mark.slow
 def test_the_headline_has_the_cells_of_the_terminal(hostile):
     rows = rows_of(hostile)
     with (hostile / "results.csv").open() as file:
@@ -264,6 +265,7 @@ def test_bad_input_is_one_line(copied, cli, tmp_path):
         assert words in errors
 
 
+@pytest.mark.slow
 def test_figures_have_words_and_numbers_and_a_limit(tmp_path):
     from drawn import write_history, write_results
 

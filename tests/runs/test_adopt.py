@@ -15,6 +15,8 @@ from vitmem.evaluation.predict import TRAIN, predict
 from vitmem.models.weights import load_model
 from vitmem.runs.trained import TrainedRun
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 NORMALISED = ["--normalise.mean", "0.4,0.5,0.6", "--normalise.std", "0.3,0.2,0.25"]
 VIT = {"patch_size": 4, "embed_dim": 16, "num_heads": 2, "depth": 2}

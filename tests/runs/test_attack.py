@@ -21,6 +21,8 @@ from vitmem.runs.evaluate import evaluation_inputs
 from vitmem.runs.trained import TrainedRun
 from vitmem.training.errors import Interrupted, TrainingDiverged
 
+pytestmark = pytest.mark.slow
+
 FAST = "--attacks=[{name: relearn, arms: [retain], steps: 2}, {name: quantize, bits: [4, 8], groups: []}]"
 
 

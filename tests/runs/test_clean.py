@@ -14,6 +14,8 @@ from vitmem.runs.clean import KINDS, clean
 from vitmem.runs.evaluate import evaluation_inputs
 from vitmem.runs.trained import TrainedRun
 
+pytestmark = pytest.mark.slow
+
 KFAC = "kfac-rho0.9"
 FILE = """
 name: small

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from properties import few
@@ -80,6 +81,7 @@ def test_a_configuration_survives_yaml(config):
     assert RunConfig.from_dict(load_yaml(dump_yaml(config.to_dict()))) == config
 
 
+@pytest.mark.slow
 @fewer
 @given(CONFIGS)
 def test_a_configuration_survives_a_file_and_the_command_line_wins(tmp_path_factory, config):

@@ -120,6 +120,7 @@ def test_options_of_an_edit_that_were_changed_are_refused(cli, run_folder):
     assert "is no edit of this run" in errors
 
 
+@pytest.mark.slow
 def test_an_edit_of_another_run_is_refused(cli, run_folder, tmp_path):
     assert cli("train", f"--out={tmp_path}", "--name=other", *QUICK, "--seed=1")[0] == 0
     other = tmp_path / "other" / "seed1"

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pytest
 import torch
 from cases import QUICK
 from edited_runs import SEEN, Reader, rewritten
@@ -16,6 +17,7 @@ from vitmem.runs.evaluate import evaluate
 from vitmem.runs.trained import TrainedRun
 
 
+@pytest.mark.slow
 def test_edit_again_does_nothing_and_other_options_are_refused(cli, run_folder):
     weights = run_folder / "edits" / "kfac-rho0.9" / "model.safetensors"
     before = weights.stat().st_mtime_ns
@@ -97,6 +99,7 @@ def test_two_points_with_the_same_options_are_made_once(run_folder, monkeypatch)
     assert len(made) == 3
 
 
+@pytest.mark.slow
 def test_rewinding_to_an_earlier_checkpoint(cli, run_folder, tmp_path):
     """The checkpoint is that of the reference model beside the run; another one there makes another edit."""
     ask = ["edit", "rewind", run_folder, "--to", "early_stop", "--keep", "0", "--id", "back"]

@@ -9,6 +9,7 @@ from vitmem.runs.evaluate import evaluate, status_of
 from vitmem.runs.trained import TrainedRun
 
 
+@pytest.mark.slow
 def test_an_evaluation_follows_its_weights(cli, run_folder):
     metrics = run_folder / "evals" / "kfac-rho0.9" / "metrics.json"
     before, stamp = json.loads(metrics.read_text())["inputs"], metrics.stat().st_mtime_ns

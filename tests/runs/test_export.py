@@ -20,6 +20,8 @@ from vitmem.runs import export as module
 from vitmem.runs.export import FILES, export
 from vitmem.runs.trained import TrainedRun
 
+pytestmark = pytest.mark.slow
+
 KFAC = "kfac-rho0.9"
 OPEN = """
 import sys

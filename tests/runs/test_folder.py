@@ -11,6 +11,8 @@ import pytest
 from vitmem.runs import folder
 from vitmem.runs.folder import held, in_use
 
+pytestmark = pytest.mark.slow
+
 HOLDS = """
 import sys, time
 from pathlib import Path

@@ -10,6 +10,8 @@ from photographs import save_image
 
 from vitmem.runs.trained import TrainedRun
 
+pytestmark = pytest.mark.slow
+
 MODEL = [argument for argument in QUICK if not argument.startswith(("--data", "--noise"))]
 
 

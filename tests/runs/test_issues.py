@@ -18,6 +18,7 @@ def analysed(cli, run_folder):
     return run_folder
 
 
+@pytest.mark.slow
 def test_the_most_suspect_are_marked_and_lower_is_worse(analysed):
     run = TrainedRun.open(analysed)
     scores = stored_scores(run, "detection")["summed_loss"]
@@ -34,12 +35,14 @@ def test_the_most_suspect_are_marked_and_lower_is_worse(analysed):
     assert all(row["given_label"] == run.data.data.class_names[given[int(row["index"])]] for row in rows)
 
 
+@pytest.mark.slow
 def test_they_are_exported_beside_the_model(cli, analysed, tmp_path):
     code, _, errors = cli("export", analysed, "base", tmp_path / "out", "--issues=margin", "--issue_share=0.2")
     assert code == 0, errors
     assert (tmp_path / "out" / "issues.csv").read_text() == issues_csv(TrainedRun.open(analysed), "margin", 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

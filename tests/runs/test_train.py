@@ -114,16 +114,14 @@ def test_frozen_layers_stay_as_they_start(cli, tmp_path):
 
 def test_weights_that_are_not_finite_are_not_sealed(cli, tmp_path, monkeypatch):
     """The loss of a step is finite; what the last step makes of the weights is not."""
-    from vitmem.runs import train
-
-    real = train.fit
+    from vitmem.training.fit import fit as real
 
     def overflowing(*args, **options):
         state, epoch = real(*args, **options)
         state["head.weight"][0, 0] = float("nan")
         return state, epoch
 
-    monkeypatch.setattr(train, "fit", overflowing)
+    monkeypatch.setattr("vitmem.training.fit.fit", overflowing)
     code, _, errors = cli("train", *QUICK, "--name=a", f"--out={tmp_path}")
     assert (code, errors.count("\n")) == (1, 1)
     assert "head.weight is not finite after the training" in errors
@@ -163,7 +161,6 @@ def test_force_on_a_full_disk_loses_nothing(cli, run_folder, monkeypatch):
 
 
 def test_a_replaced_run_is_kept_until_the_new_one_is_finished(cli, run_folder, monkeypatch):
-    from vitmem.runs import train
 
     kept, command = run_folder.with_name(".seed0.replaced"), [f"--out={run_folder.parents[1]}", "--name=tiny", *QUICK]
 
@@ -171,7 +168,7 @@ def test_a_replaced_run_is_kept_until_the_new_one_is_finished(cli, run_folder, m
         raise Interrupted("stopped", 143)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "fit", ended)
+        patched.setattr("vitmem.training.fit.fit", ended)
         for options in (["--force"], ["--force"], []):
             code, _, _ = cli("train", *command, "--train.lr=0.002", *options)
             assert code == 143
@@ -183,14 +180,12 @@ def test_a_replaced_run_is_kept_until_the_new_one_is_finished(cli, run_folder, m
 
 def test_what_goes_on_after_force_is_said(cli, run_folder, monkeypatch):
     """With --force again, the training would begin anew."""
-    from vitmem.runs import train
-
     command = ("train", f"--out={run_folder.parents[1]}", "--name=tiny", *QUICK, "--train.lr=0.002")
 
     def ended(*args, **options):
         raise Interrupted("stopped at step 3; the same command goes on from there", 143)
 
-    monkeypatch.setattr(train, "fit", ended)
+    monkeypatch.setattr("vitmem.training.fit.fit", ended)
     assert "; the same command without --force goes on from there" in cli(*command, "--force")[2]
     assert "; the same command goes on from there" in cli(*command)[2]
 

@@ -30,6 +30,7 @@ def test_what_a_run_folder_holds(finished):
     assert {"collect", "decompose", "apply"} == set(report["seconds"])
 
 
+@pytest.mark.slow
 def test_a_run_is_edited_measured_and_found_where_its_data_are_now(cli, tmp_path):
     images = np.random.default_rng(0).integers(256, size=(60, 8, 8), dtype=np.uint8)
     arrays = {"x_train": images, "y_train": np.arange(60) % 3, "x_val": images[:12], "y_val": np.arange(12) % 3}

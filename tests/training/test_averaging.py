@@ -48,6 +48,7 @@ def whole(tmp_path_factory):
     return train(tmp_path_factory.mktemp("whole") / "run", BOTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 9])
 def test_resume_is_bitwise_equal(step, whole, tmp_path, monkeypatch):
     press_at(monkeypatch, step)

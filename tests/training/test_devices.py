@@ -24,6 +24,8 @@ from vitmem.training.devices import clean_name
 from vitmem.training.fit import fit
 from vitmem.training.keeper import ACCURACIES
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelConfig(width=16, depth=2, heads=2, patch=4)
 # float64, so that what is left of the order of sums is far below what Adam makes of gradients that are zero
 OPTIONS = [

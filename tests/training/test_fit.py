@@ -57,6 +57,7 @@ def interrupt_at(monkeypatch):
 
 
 # First step, mid-epoch, last step of an epoch with and without evaluation, and in the last epoch.
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 3, 5, 11, 14, 22])
 def test_resume_is_bitwise_equal_to_the_uninterrupted_run(step, uninterrupted, interrupt_at, tmp_path):
     interrupt_at(step)
@@ -69,6 +70,7 @@ def test_resume_is_bitwise_equal_to_the_uninterrupted_run(step, uninterrupted, i
     assert metrics == uninterrupted[1]
 
 
+@pytest.mark.slow
 def test_interrupting_twice_and_ctrl_c_is_given_back(uninterrupted, interrupt_at, tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     for step in (7, 16):

@@ -24,6 +24,7 @@ class Fails:
         raise AssertionError("it was dropped")
 
 
+@pytest.mark.slow
 def test_a_logger_that_raises_is_told_once_and_the_weights_are_the_same(cli, tmp_path, monkeypatch):
     weights = []
     monkeypatch.setitem(loggers._BUILTIN, "fails", Fails)

@@ -169,6 +169,7 @@ def test_a_training_is_that_of_a_loop_by_hand(tmp_path, options, step, error):
     assert (kept - losses).abs().mean() < error * losses.std()  # before each step, at the weights themselves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"optimiser": "sgd"}, {"optimiser": "muon"}, {"optimiser": "muon", "sam": 0.1}])
 def test_a_training_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch, options):
     """With dropout, of which both gradients of a step of SAM have the same."""

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 STUCK = """
 import datetime, os, sys, time
 from types import SimpleNamespace

@@ -47,6 +47,7 @@ class MemorisationModule(L.LightningModule):
         self._decayed = {name for name, p in model.named_parameters() if is_decayed(name, p)}  # before it is sharded
         self._hidden = hidden_matrices(model)
         self._step_seed = 0
+        self._logits = torch.empty(0)
         self._first_logits: Tensor | None = None  # of a step's first gradient, while the second is taken
         self._epoch_loss = torch.zeros(2)  # sum over this process's examples of this epoch, and their number
         self.accuracy = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ACCURACIES})

@@ -13,6 +13,8 @@ from vitmem.experiment.plan import Experiment, plan_edits
 from vitmem.experiment.run import survey
 from vitmem.experiment.sweep import cells
 from vitmem.runs.config import RunConfig
+from vitmem.runs.start import check_model, make_data
+from vitmem.training.devices import check  # imports Lightning, as a plan that trains does
 
 
 def memory() -> float:
@@ -22,7 +24,9 @@ def memory() -> float:
 
 def main() -> None:
     """Print the number of stages, and what they cost."""
-    RunConfig().data.load()
+    config = RunConfig()
+    check(config.trainer, config.train.batch_size)
+    check_model(config, make_data(config))
     before, start = memory(), time.process_time()
     edits = plan_edits([{"name": "kfac", "rho": [1 - k / 100 for k in range(1, 31)]}])
     experiment = Experiment("plan", RunConfig(), seeds=(0, 1, 2), edits=edits)

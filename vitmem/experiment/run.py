@@ -96,15 +96,16 @@ def survey(cells: Sequence[Cell], folder: Path, how: How) -> Board:
                 config = cell.experiment.config_of(task.seed, task.part)
                 training[task.record] = training_digest(config, *checked.inputs(config))
     board = Board(planned, training, how)
+    for experiment in {task.folder: task.experiment for task in board.left}.values():
+        checked.check(experiment)
+    for experiment in {task.folder: task.experiment for task in board.left if task.is_training}.values():
+        checked.check_place(experiment)
     for task in board.left:
-        checked.check(task.experiment)
         if (user := in_use(task.path)) and not how.wait:
             raise ValueError(f"{task.path} is in use by {user}; wait for it to end, or give --wait")
-        if task.is_training:
-            checked.check_place(task.experiment)
-            if is_occupied(task.path) and not how.force:
-                config = task.experiment.config_of(task.seed, task.part)
-                check_there(config, task.path, make_data(config))
+        if task.is_training and is_occupied(task.path) and not how.force:
+            config = task.experiment.config_of(task.seed, task.part)
+            check_there(config, task.path, make_data(config))
     return board
 
 

@@ -48,7 +48,7 @@ class MemorisationModule(L.LightningModule):
         self._hidden = hidden_matrices(model)
         self._step_seed = 0
         self._logits = torch.empty(0)
-        self._first_logits: Tensor | None = None  # of a step's first gradient, while the second is taken
+        self._takes_second = False  # gradient of a step of SAM
         self._epoch_loss = torch.zeros(2)  # sum over this process's examples of this epoch, and their number
         self.accuracy = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ACCURACIES})
         self._evaluated = False
@@ -96,10 +96,10 @@ class MemorisationModule(L.LightningModule):
         def second():
             optimizer_closure()
             back = ascend(self.model, self.config.sam)
-            self._first_logits = self._logits
+            self._takes_second = True
             torch.manual_seed(self._step_seed)  # the same dropout
             loss = optimizer_closure()
-            self._first_logits = None
+            self._takes_second = False
             back()
             return loss
 
@@ -118,8 +118,8 @@ class MemorisationModule(L.LightningModule):
         loader = self.trainer.train_dataloader
         own, step = loader.counts(batch_idx)
         weighted = loss * (own / step * loader.share.accumulate * loader.share.processes)
-        if self._first_logits is not None:
-            return {"loss": weighted, "logits": self._first_logits}
+        if self._takes_second:  # callbacks see the first, at the weights themselves
+            return {"loss": weighted, "logits": self._logits}
         self._logits = logits_BK.detach()
         self._epoch_loss += torch.stack([loss.detach().float() * own, torch.full_like(loss, own).float()])
         alone = share()[1] == 1

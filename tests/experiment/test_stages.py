@@ -191,6 +191,49 @@ def test_interrupted_at_random_it_goes_on_to_the_same_results(cli, plan, tmp_pat
     assert rows(tmp_path / "cut" / "small" / "results.csv") == rows(tmp_path / "whole" / "small" / "results.csv")
 
 
+@pytest.mark.slow
+def test_a_second_ctrl_c_does_not_wait_for_what_is_at_work(plan, tmp_path):
+    """Edits that will not end, in two processes: the first Ctrl-C asks both to, the second leaves neither behind."""
+    plugin = tmp_path / "stubborn.py"
+    plugin.write_text(
+        "import os, signal, time\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
+        "from vitmem.editing import Edit, EditResult\n"
+        "@dataclass(frozen=True)\nclass Stubborn(Edit):\n    '''Ends when it wants to.'''\n"
+        "    def apply(self, model, data, generator):\n"
+        "        def told(number, frame):\n            Path(here, f'{os.getpid()}.told').touch()\n"
+        "        signal.signal(signal.SIGTERM, told)\n        Path(here, f'{os.getpid()}.pid').touch()\n"
+        "        end = time.monotonic() + 600\n"
+        "        while time.monotonic() < end:\n            time.sleep(1)\n"
+        f"here = {str(tmp_path)!r}\n"
+        "EDITS = {'stubborn': Stubborn}\n"
+    )
+    file = plan("seeds: [0, 1]\n")
+    file.write_text(file.read_text().replace("{name: svd}", "{name: stubborn}"))
+    command = [sys.executable, "-m", "vitmem", "run", str(file), f"--out={tmp_path}", f"--plugin={plugin}", "--jobs=2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def both(kind):
+        end = time.monotonic() + 200
+        while len(found := list(tmp_path.glob(f"*.{kind}"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        return [int(path.stem) for path in found]
+
+    try:
+        workers = both("pid")
+        process.send_signal(signal.SIGINT)
+        assert set(both("told")) == set(workers)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    assert process.stderr.read() == "vitmem: stopped\n"
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+
+
 def test_a_worker_that_dies_fails_its_task_alone(cli, plan, tmp_path):
     plugin = tmp_path / "deadly.py"
     plugin.write_text(

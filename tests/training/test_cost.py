@@ -87,6 +87,15 @@ def test_hours_add_training_and_evaluation():
     assert plan.hours == pytest.approx(1.0 + 0.5)
 
 
+def test_a_dry_run_does_not_compile(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitmem.training.cost.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_: pytest.fail("it was compiled"))
+    options = ["--trainer.accelerator=cpu", "--trainer.compile=true", "--dry_run"]
+    code, printed, errors = cli("train", f"--out={tmp_path}", *QUICK, *options)
+    assert (code, errors) == (0, "")
+    assert "200 images at a time, not compiled)" in printed
+
+
 @pytest.mark.parametrize("options", [[], ["--trainer.precision=bf16-mixed", "--trainer.grad_checkpointing=true"]])
 def test_a_dry_run_tells_and_writes_nothing(cli, tmp_path, monkeypatch, options):
     monkeypatch.setattr("vitmem.training.cost.PROBE_SECONDS", 0.2)

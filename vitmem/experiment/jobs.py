@@ -64,8 +64,20 @@ def run_jobs(board: Board, view: View, jobs: int, ended: Ended) -> None:
                     worker = next(worker for worker in busy if worker.connection is connection)
                     worker.hear(board, view, ended)
     finally:
+        _end(workers)
+
+
+def _end(workers: Sequence["_Worker"]) -> None:
+    """End the processes, all at once: what is at work saves its state, for which a second Ctrl-C does not wait."""
+    try:
         for worker in workers:
-            worker.end()
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join(120 if worker.task else 5)
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.connection.close()
 
 
 @contextlib.contextmanager
@@ -136,15 +148,6 @@ class _Worker:
             self.process, self.connection = self._begin()
         board.finish(task, told[0])
         ended(task)
-
-    def end(self) -> None:
-        """End the process: what is at work saves its state."""
-        if self.process.is_alive():
-            self.process.terminate()
-        self.process.join(120 if self.task else 5)
-        if self.process.is_alive():
-            self.process.kill()
-        self.connection.close()
 
 
 def _died(code: int | None) -> str:

@@ -4,7 +4,7 @@ Legend: B images of a batch, C H W their shape.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -42,6 +42,7 @@ class Plan:
         train_images: images of all epochs.
         eval_images: images of all evaluations.
         sam: two gradients are taken for each step.
+        compiled: the training compiles its model, which the probe does not: it is faster than told.
     """
 
     parameters: int
@@ -56,6 +57,7 @@ class Plan:
     train_images: int
     eval_images: int
     sam: bool = False
+    compiled: bool = False
 
     @property
     def hours(self) -> float:
@@ -82,7 +84,7 @@ class Plan:
             f"the optimiser's moments and an average, {size(self.image_bytes)} for decoded images, and "
             f"{size(self.activation_bytes)} for each of {self.batch} images at a time",
             f"speed: {self.train_speed:,.3g} images/s in training, {self.eval_speed:,.3g} in evaluation, on {where} "
-            f"(measured on one, with {self.probed_batch} images at a time)",
+            f"(measured on one, with {self.probed_batch} images at a time{', not compiled' if self.compiled else ''})",
             f"time: about {duration(3600 * self.hours)}",
         ]
 
@@ -118,6 +120,7 @@ def plan(arguments: dict, data: MemorisationData, train: TrainConfig, trainer: T
         train_images=examples * train.epochs,
         eval_images=evaluated * evaluations,
         sam=train.sam > 0,
+        compiled=trainer.compile,
     )
 
 
@@ -164,6 +167,8 @@ def probe(
 ) -> tuple[int, int, float, float]:
     """Train and evaluate on a few batches: 1 image, 2, 4, ..., until the real size, or until a step takes too long.
 
+    Nothing is compiled: that would take longer than all else here, and be measured with it.
+
     Args:
         model: it is trained a little.
         data: serves the batches.
@@ -197,7 +202,7 @@ def probe(
             model(images[:size])
 
     size, largest = 1, min(batch, len(images))
-    with prepared(model, trainer):
+    with prepared(model, replace(trainer, compile=False)):
         with saved_bytes(model) as saved, plugin.train_step_context():
             F.cross_entropy(model(images[:1]), labels[:1])
         seconds = _seconds(step, size, device)

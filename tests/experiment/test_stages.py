@@ -228,7 +228,10 @@ def test_a_second_ctrl_c_does_not_wait_for_what_is_at_work(plan, tmp_path):
         assert process.wait(60) == 130
     finally:
         process.kill()
-    assert process.stderr.read() == "vitmem: stopped\n"
+    assert process.stderr.read().splitlines()[1:] == [
+        "stopping: what is at work saves its state; press Ctrl-C again to stop without saving",
+        "vitmem: stopped",
+    ]
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)

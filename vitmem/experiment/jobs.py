@@ -86,6 +86,8 @@ def _ended_by_signals() -> Iterator[None]:
 
     def end(number: int, frame: object) -> None:
         code = 130 if number == signal.SIGINT else 143
+        again = "; press Ctrl-C again to stop without saving" if code == 130 else ""
+        print(f"\nstopping: what is at work saves its state{again}", file=sys.stderr, flush=True)
         raise Interrupted("stopped; the same command goes on from there", code)
 
     try:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,13 @@ def test_files_of_the_users_folder_are_left_alone(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "digits" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["train", "--help"], ["run", "experiment.yaml"]])
+def test_a_python_without_what_vitmem_needs_is_told_so(arguments):
+    command = [sys.executable, "-S", "-m", "vitmem", *arguments]  # without the packages that are installed
+    folder = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("vitmem: torch is not installed for ")
+    assert done.stderr.count("\n") == 1

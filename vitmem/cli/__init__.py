@@ -87,6 +87,12 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("VITMEM_DEBUG"):
             raise
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("vitmem"):
+            return fail(
+                f"{error.name} is not installed for {sys.executable}: install vitmem there with all that it needs "
+                "(in its folder: pip install .), or use the Python that has it",
+                1,
+            )
         from vitmem.distributed import is_main
         from vitmem.models.memory import ran_out
         from vitmem.training.errors import Interrupted, StateLost, TrainingDiverged

@@ -15,7 +15,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from vitmem.evaluation.statistics import t_interval
+from vitmem.evaluation.statistics import interval_of_differences
 
 DROP = 0.05  # of a new head's accuracy on validation images, beyond which the network is gone, not its labels alone
 COLUMNS = ("id", "weight_decay", "seeds", "found", "excess", "low", "high", "verdict", "validation", "task")
@@ -47,7 +47,7 @@ def table(rows: list[dict], place: str, margin: float) -> list[dict]:
     lines = []
     for _, name, decay in [key for key in cells if key[0] == "found"]:
         found, control = cells["found", name, decay], cells["found", "retrain", decay]
-        excess = t_interval([found[seed] - control[seed] for seed in found if seed in control])
+        excess = interval_of_differences([found[seed] - control[seed] for seed in found if seed in control])
         mean = {what: statistics.fmean(cells[what, name, decay].values()) for what in ("found", "validation", "task")}
         least = min(other for what, its, other in cells if (what, its) == ("validation", name))
         gone = mean["validation"] < statistics.fmean(cells["validation", name, least].values()) - DROP

@@ -210,9 +210,10 @@ def regrets(methods: Sequence[Method], point: str) -> dict[int, Number]:
 
 
 def interval(values: Iterable[float]) -> Number:
-    """Return a mean over seeds with its 95 % t interval, and of how many seeds it is."""
+    """Return a mean over seeds with its 95 % t interval, none where all seeds agree, and of how many seeds it is."""
     mean = t_interval(list(values))
-    return Number(mean.mean, low=mean.low, high=mean.high, seeds=mean.n)
+    low, high = (mean.low, mean.high) if mean.low < mean.high else (math.nan, math.nan)
+    return Number(mean.mean, low=low, high=high, seeds=mean.n)
 
 
 def middle(values: Iterable[float]) -> str:

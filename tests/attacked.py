@@ -30,7 +30,7 @@ class Random(DataSet):
         return ImageData(image[:40], label[:40], image[40:], label[40:], tuple("abcde"))
 
 
-def halved(model):
+def halved(model, number=1):
     return EditResult({name: value / 2 for name, value in model.state_dict().items()}, {})
 
 

@@ -6,7 +6,7 @@ from attacked import Random
 from cases import vit
 from torch.nn import functional as F
 
-from vitmem.analysis.contract import AnalysisData
+from vitmem.analysis.contract import AnalysisData, MadeEdit
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
 from vitmem.editing.data import EditData
@@ -53,7 +53,7 @@ def known(data, model, start):
         seen=EditData(data, EVERYTHING, initial=lambda: start),
         reference=lambda of: {"base": model, "scale-factor0.5": halved}.get(of),
         table=tables.get,
-        edits=lambda: {"scale-factor0.5": ("scale", "factor", 0.5), "scale-factor1": ("scale", "factor", 1.0)},
+        edits=lambda: {f"scale-factor{k:g}": MadeEdit("scale", "factor", k) for k in (0.5, 1.0)},
         losses=lambda: torch.arange(200.0).view(5, 40),
         epochs=dict,
         seeds=dict,

@@ -1,10 +1,15 @@
+import dataclasses
+
 import pytest
 import torch
+from cases import vit
 from torch import nn
 
 from vitmem.analysis import detection
+from vitmem.analysis.contract import MadeEdit
 from vitmem.analysis.detection import Detection, cross_validated, input_curvature, of_edits, of_training
 from vitmem.analysis.resample import auroc
+from vitmem.evaluation.predict import predict
 
 
 def generator():
@@ -51,6 +56,14 @@ def test_flips_are_shares_of_the_strengths(known, data):
     found = of_edits(known, data.train_examples)
     table = known.training_table("scale-factor0.5")
     assert torch.equal(found["flips_scale"] * 2, torch.from_numpy(table.prediction != table.given).double())
+
+
+def test_edits_that_were_told_which_labels_are_wrong_are_no_score(known, data):
+    sees = {"scale": {"unlabeled"}, "npo": {"forget", "retain"}, "finetune": {"retain"}, "early": {"validation"}}
+    told = {f"{name}-{k}": MadeEdit(name, "factor", k, frozenset(sees[name])) for name in sees for k in (1.0, 2.0)}
+    table = predict(vit(dtype=torch.float32).eval(), data.evaluation_loaders())
+    known = dataclasses.replace(known, edits=lambda: told, table=lambda of: table)
+    assert of_edits(known, data.train_examples).keys() == {"flips_scale", "flips_early"}
 
 
 def test_perfect_and_useless_scores_are_told_as_such():

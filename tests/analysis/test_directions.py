@@ -7,6 +7,7 @@ import torch
 from families import family, images
 
 from vitmem.analysis.attended import attention_of
+from vitmem.analysis.contract import MadeEdit
 from vitmem.analysis.directions import Directions, best_edits, entropy, grid_of, pictures
 from vitmem.analysis.responses import Means, responses, share_of
 from vitmem.curvature.layers import linear_maps
@@ -213,7 +214,7 @@ def test_the_best_edit_halves_memory_and_has_the_best_ground_truth(known):
         return dataclasses.replace(table, prediction=prediction)
 
     data = dataclasses.replace(
-        known, table=told, edits=lambda: dict.fromkeys(("weak", "strong", "best"), ("", "", 0.0))
+        known, table=told, edits=lambda: dict.fromkeys(("weak", "strong", "best"), MadeEdit("", "", 0.0))
     )
     assert best_edits(data) == ["best", "strong"]
 

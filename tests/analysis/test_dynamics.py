@@ -7,6 +7,7 @@ import torch
 from cases import vit
 
 from vitmem.analysis.bands import Bands
+from vitmem.analysis.contract import MadeEdit
 from vitmem.analysis.dynamics import Dynamics, cosines, dealt, random_rotation
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.evaluation.predict import predict
@@ -55,7 +56,7 @@ def course(known, model, start):
     return dataclasses.replace(
         known,
         epochs=lambda: {epoch: lambda state=state: state for epoch, state in states.items()},
-        edits=lambda: {"undo": ("undo", "", float("nan")), "chance": ("chance", "", float("nan"))},
+        edits=lambda: {name: MadeEdit(name, "", float("nan")) for name in ("undo", "chance")},
         reference={"base": model, **edits}.get,
         trained=6,
     )
@@ -109,7 +110,7 @@ def test_of_each_kind_of_edit_the_one_nearest_a_fifth_is_taken(known, model):
         return dataclasses.replace(table, prediction=prediction)
 
     data = dataclasses.replace(
-        known, table=told, edits=lambda: {name: (name[0], "", 0.0) for name in left},
+        known, table=told, edits=lambda: {name: MadeEdit(name[0], "", 0.0) for name in left},
         reference=lambda of: None if of == "a-2" else model,
     )  # fmt: skip
     skipped = {}

@@ -1,5 +1,8 @@
+import torch
 from attacked import generator
+from families import family, images
 
+import vitmem
 from vitmem.attacks.contract import AttackData
 from vitmem.attacks.scoring import score, scoring_sets
 from vitmem.attacks.sequential import Sequential
@@ -16,8 +19,26 @@ def test_an_edit_is_repeated_on_its_own_result_and_a_reference_stays(data, model
     assert [row | {"round": 0} for row in rest] == [first] * 2
 
 
+def test_each_round_draws_anew():
+    adopted = vitmem.adopt(family("plain CNN"), images(), images(30, seed=1)[:2])
+    noise = vitmem.edit(adopted, "weight_distortion", std=0.02)
+    found = []
+
+    class Told(Sequential):
+        def apply(self, model, data, generator):
+            states = [data.again(model, number).state_dict for number in (1, 1, 2)]
+            found.extend(next(iter(state.values())) for state in states)
+            return super().apply(model, data, generator)
+
+    vitmem.attack(adopted, Told(rounds=1), noise)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    first = next(iter(adopted.model.state_dict().values()))
+    assert not torch.allclose(found[0] - first, next(iter(noise.state_dict.values())) - first, rtol=0.1)
+
+
 def test_a_repeated_edit_that_diverges_stops(data, model, tmp_path):
-    def diverges(model):
+    def diverges(model, number):
         raise EditDiverged("the loss is nan")
 
     result = Sequential(rounds=2).apply(

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from attacked import generator
@@ -16,6 +18,13 @@ def test_the_identity_view_is_the_ordinary_table(data, model, known):
     assert len(single) == 1 + 8 + 2 + 4 + 3 + 2 + 2
     assert rows["any"]["memorized_accuracy"] >= max(single)
     assert rows["mean"]["memorized_accuracy"] == pytest.approx(sum(single) / len(single))
+
+
+def test_a_model_without_finite_logits_has_no_memory_that_could_be_told(data, model, known):
+    with torch.no_grad():
+        model.head.bias.fill_(torch.nan)
+    rows = Views().apply(model, known, generator()).rows
+    assert all(math.isnan(row["memorized_accuracy"]) for row in rows)
 
 
 def test_views_by_hand():

@@ -299,5 +299,9 @@ def test_equal_differences_are_no_certainty(seeds):
     assert math.isnan(truth["p"])
     assert math.isnan(truth["low"])
     assert truth["verdict"] == "undecided"
+    near = rows("ssd", [0.11 + 0.2 * k for k in range(seeds)])
+    within = compared(table + near, "kfac-rho0.9", "ssd", metrics=(TRUTH,), margin=0.02)[0]
+    assert math.isnan(within["p_equal"])
+    assert within["verdict"] == "undecided"
     same = compared(table + rows("ekfac-rho0.9", [0.1 + 0.2 * k for k in range(seeds)]), "kfac-rho0.9", "ekfac-rho0.9")
     assert same[0]["p"] == 1.0

@@ -58,7 +58,7 @@ def test_the_paired_t_test_is_scipys():
     low, high = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high))
     assert paired_difference({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1.0
-    assert paired_difference({0: 1.0, 1: 1.0}, {0: 0.5, 1: 0.5}).p == 0.0
+    assert math.isnan(paired_difference({0: 1.0, 1: 1.0}, {0: 0.5, 1: 0.5}).p)  # equal by chance: of unknown spread
 
 
 def test_one_value_has_no_interval_and_none_no_mean():

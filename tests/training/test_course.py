@@ -1,5 +1,6 @@
 """The course of a training: losses of each example in each epoch, and weights along the way."""
 
+import csv
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 from vitmem.datamodules.digits import Digits
 from vitmem.datamodules.module import MemorisationData
 from vitmem.datamodules.noise import Symmetric
+from vitmem.evaluation.metrics import compute
+from vitmem.evaluation.predict import predict
 from vitmem.files import Damaged
 from vitmem.models.build import create
 from vitmem.models.config import ModelConfig
@@ -65,6 +68,21 @@ def test_kept_weights_are_those_of_a_training_that_ended_its_epoch_there(run):
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"tied_fixed": 0.5}, {"ema": 0.9, "tied_fixed": 0.5}])
+def test_kept_weights_are_those_that_were_evaluated(tmp_path, options):
+    options = {"eval_every": 1, "lr": 1e-2, **options}
+    ended = train(tmp_path / "a", keep_every=1, **options)
+    told = list(csv.DictReader((tmp_path / "a" / "metrics.csv").open()))
+    for epoch, path in kept_epochs(tmp_path / "a").items():
+        model = create(MODEL, seed=3).eval()
+        model.load_state_dict(load_file(path))
+        found = compute(predict(model, DATA.evaluation_loaders()))
+        for name in ("validation_accuracy", "ground_truth_accuracy"):
+            assert found[name].value == pytest.approx(float(told[epoch - 1][name]), abs=1e-6)
+    plain = train(tmp_path / "b", **options)
+    assert all(torch.equal(plain[name], value) for name, value in ended.items())
+
+
 def test_a_resumed_training_keeps_the_same_losses(run, tmp_path, monkeypatch):
     original = MemorisationModule.training_step
 
@@ -92,7 +110,8 @@ def test_it_can_be_switched_off_and_changes_no_weight(run, tmp_path):
 def test_weights_that_cannot_be_kept_do_not_end_the_training(tmp_path, capsys):
     (tmp_path / "epochs").write_text("a file where the folder should be")
     strategy = SimpleNamespace(lightning_module_state_dict=lambda: {"model.w": torch.zeros(1)})
-    KeptWeights(tmp_path, 1).on_train_epoch_end(SimpleNamespace(current_epoch=0, max_epochs=3, strategy=strategy), None)
+    trainer = SimpleNamespace(current_epoch=0, max_epochs=3, strategy=strategy)
+    KeptWeights(tmp_path, 1).on_train_epoch_end(trainer, SimpleNamespace(tied=SimpleNamespace(folded=dict)))
     assert "0001.safetensors cannot be written" in capsys.readouterr().err
 
 

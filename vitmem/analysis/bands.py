@@ -108,7 +108,7 @@ def band_masks(order_P: Tensor) -> dict[str, Tensor]:
     """
     number, masks = len(order_P), {}
     for band, (first, last) in BANDS.items():
-        mask_P = torch.zeros(number, dtype=torch.bool)
+        mask_P = torch.zeros(number, dtype=torch.bool, device=order_P.device)
         mask_P[order_P[round(first * number) : round(last * number)]] = True
         masks[band] = mask_P
     return masks
@@ -141,7 +141,7 @@ def band_filters(layer: LayerCurvature, generator: torch.Generator) -> dict[tupl
             kept_OI = layer.coordinates_OI.float() * mask_OI
             filters[order, band] = Filter(basis.u_a_II.float(), mask_OI.sum(0).float(), kept_OI.T @ to_output)
     u_OR, size_R, vt_RI = torch.linalg.svd(layer.map.matrix().float(), full_matrices=False)
-    for band, mask_R in band_masks(torch.arange(len(size_R))).items():
+    for band, mask_R in band_masks(torch.arange(len(size_R), device=size_R.device)).items():
         kept_R = mask_R.float()
         filters["svd", band] = Filter(vt_RI.T, kept_R, (kept_R * size_R)[:, None] * u_OR.T)
     return filters

@@ -6,7 +6,7 @@ An analysis asks what a model holds, and where. It is a frozen dataclass of opti
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,22 @@ class AnalysisResult:
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+class MadeEdit(NamedTuple):
+    """What is told of an edit of the run.
+
+    Attributes:
+        name: as it is registered.
+        option: its main one; empty where it has none.
+        value: of that; NaN where it is no number.
+        sees: what it was told of the data.
+    """
+
+    name: str
+    option: str
+    value: float
+    sees: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, eq=False)
 class AnalysisData:
     """What an analysis may look at: everything that the run folder knows.
@@ -50,12 +66,12 @@ class AnalysisData:
         reference: returns the model of another id in eval mode, or None where there is none.
         table: returns what the model of an id says of every example, measured if need be; None where there is no such
             model, or an edit's weights are not at hand and were not measured.
-        edits: by id, the edits of the run that neither diverged nor left a model at chance: name, option and its value.
+        edits: by id, the edits of the run that neither diverged nor left a model at chance.
         losses: returns the losses E N of the training examples over the epochs, in nats; None where none were kept.
         epochs: returns the weights that training kept, by the number of epochs after which they are; each is a function
             that reads them.
         seeds: returns the base models of the other seeds of the experiment, by seed.
-        trained: epochs of the base model's training; None where they are not known.
+        trained: epochs after which the model's weights were taken; None where they are not known.
     """
 
     data: MemorisationData
@@ -64,7 +80,7 @@ class AnalysisData:
     seen: EditData
     reference: Callable[[str], nn.Module | None]
     table: Callable[[str], ExampleTable | None]
-    edits: Callable[[], Mapping[str, tuple[str, str, float]]]
+    edits: Callable[[], Mapping[str, MadeEdit]]
     losses: Callable[[], Tensor | None]
     epochs: Callable[[], Mapping[int, Callable[[], dict[str, Tensor]]]]
     seeds: Callable[[], Mapping[int, nn.Module]]
@@ -122,9 +138,11 @@ class Analysis:
     """Base of the registered analyses.
 
     ``settings`` names the keys of a row that say under which setting it was measured; the others are numbers.
+    ``version`` is raised when the analysis finds something else with the same options: what is stored is made again.
     """
 
     settings: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 0
 
     def apply(self, model: nn.Module, data: AnalysisData, generator: torch.Generator) -> AnalysisResult:
         """Return what the analysis finds; the model itself is not changed.

@@ -32,9 +32,9 @@ class Detection(EKFAC, Analysis):
     ``curvature`` (its trace); ``input_curvature`` (Garg et al. 2024); ``cross_validated`` (cross-entropy of a logistic
     regression on the model's features, fitted to the other folds); ``confident_learning`` (cleanlab's label quality
     from those probabilities, where the extra ``detect`` is installed); ``flips_NAME`` (share of the strengths of an
-    edit at which the given label is no longer said); ``random``, the null control. Scores of training and of edits are
-    those of the base model alone. Where no true label is known, scores are stored and nothing is measured. Further
-    options are those of ``ekfac``.
+    edit at which the given label is no longer said; not of one that was told which labels are wrong); ``random``,
+    the null control. Scores of training and of edits are those of the base model alone. Where no true label is known,
+    scores are stored and nothing is measured. Further options are those of ``ekfac``.
 
     Args:
         images: training examples that are ranked, drawn at random, at most so many.
@@ -45,6 +45,7 @@ class Detection(EKFAC, Analysis):
     """
 
     settings = ("score",)
+    version = 1
 
     rho: float = 0.9
     images: int = 5000
@@ -117,8 +118,8 @@ class Detection(EKFAC, Analysis):
         found = {
             "loss": said.loss(examples.given_label),
             "margin": -said.margin(examples.given_label),
-            "low_curvature": seen.outside(ALL).cpu(),
-            "curvature": seen.trace(ALL).cpu(),
+            "low_curvature": seen.outside(ALL),
+            "curvature": seen.trace(ALL),
         }
         if self.directions:
             found["input_curvature"] = input_curvature(
@@ -137,10 +138,13 @@ def of_training(losses_EN: Tensor | None, index_N: Tensor) -> dict[str, Tensor]:
 
 
 def of_edits(data: AnalysisData, examples: Examples) -> dict[str, Tensor]:
-    """Return, for each kind of edit with several strengths, the share of them at which the given label is not said."""
+    """Return, for each kind of edit with several strengths, the share of them at which the given label is not said.
+
+    Edits that were told which labels are wrong, or right, would tell it again.
+    """
     families: dict[str, list[Tensor]] = {}
-    for edit_id, (name, option, _) in data.edits().items():
-        if not option or (table := data.training_table(edit_id)) is None:
+    for edit_id, (name, option, _, sees) in data.edits().items():
+        if not option or sees & {"forget", "retain"} or (table := data.training_table(edit_id)) is None:
             continue
         flipped_N = torch.from_numpy(table.prediction)[examples.index] != examples.given_label
         families.setdefault(name, []).append(flipped_N.double())

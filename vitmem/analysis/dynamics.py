@@ -109,7 +109,8 @@ class Dynamics(Analysis):
             skipped["epochs"] = "the weights along the way are the base model's"
         else:
             kept = data.epochs()
-            found += [(epoch, lambda read=read: at(end, read())) for epoch, read in kept.items()]
+            before = {epoch: read for epoch, read in kept.items() if data.trained is None or epoch < data.trained}
+            found += [(epoch, lambda read=read: at(end, read())) for epoch, read in before.items()]
             if not kept:
                 skipped["epochs"] = "training kept no weights along the way (train.keep_every)"
         return [*found, (data.trained, lambda: end)]
@@ -182,13 +183,13 @@ class Dynamics(Analysis):
         elif self.edits:
             chosen = [[edit_id] for edit_id in chosen_edits(data, self.edits)]
             if not chosen:
-                there = ", ".join(sorted({name for name, _, _ in data.edits().values()})) or "none"
+                there = ", ".join(sorted({made.name for made in data.edits().values()})) or "none"
                 raise ValueError(f"edits is {self.edits!r}, which no usable edit fits; there are: {there}")
         else:
             families: dict[str, dict[str, float]] = {}
-            for edit_id, (name, _, _) in data.edits().items():
+            for edit_id, made in data.edits().items():
                 if (left := memory(data, edit_id)) is not None:
-                    families.setdefault(name, {})[edit_id] = abs(left[0].value - LEFT)
+                    families.setdefault(made.name, {})[edit_id] = abs(left[0].value - LEFT)
             chosen = [sorted(family, key=family.__getitem__) for family in families.values()]
         found = {}
         for ids in chosen:

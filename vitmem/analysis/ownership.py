@@ -178,7 +178,7 @@ class Owned:
 
     def _summed(self, name: str, part: int) -> Tensor:
         chosen = self.layers.values() if name == ALL else [self.layers[name]]
-        return torch.stack([layer.shares_3N[part] for layer in chosen]).sum(0)
+        return torch.stack([layer.shares_3N[part] for layer in chosen]).sum(0).cpu()
 
     def trace(self, name: str) -> Tensor:
         """Return the trace N of each example's curvature."""
@@ -232,7 +232,8 @@ def owned(
     weight = next(model.parameters())
     u_a = {name: layer.basis.u_a_II.to(weight) for name, layer in layers.items()}
     u_g = {name: layer.basis.u_g_OO.to(weight) for name, layer in layers.items()}
-    found = {name: LayerOwned(mask, random[name], len(examples)) for name, mask in kept.items()}
+    where = weight.device
+    found = {n: LayerOwned(mask.to(where), random[n].to(where), len(examples)) for n, mask in kept.items()}
     seen: dict[str, Tensor] = {}
 
     def on_input(name: str, a_BTI: Tensor) -> None:

@@ -58,7 +58,8 @@ class AttackData:
         reference: returns the model of another id in eval mode, or None where there is none.
         folder: where an attack may keep what further attacks of the same run reuse, such as shadow models.
         seed: of the run.
-        again: applies the subject's own edit to a model, statistics estimated anew; None where the subject is no edit.
+        again: applies the subject's own edit to a model in a round, counted from 1, statistics estimated and numbers
+            drawn anew; None where the subject is no edit.
         known: N, bool, the wrong labels that the subject, or else edits with a forget set, knew; None if that was all.
         recipe: trains fresh models as the run's own was; None where it is not known how.
     """
@@ -68,7 +69,7 @@ class AttackData:
     reference: Callable[[str], nn.Module | None]
     folder: Path
     seed: int = 0
-    again: Callable[[nn.Module], EditResult] | None = None
+    again: Callable[[nn.Module, int], EditResult] | None = None
     known: Tensor | None = None
     recipe: Recipe | None = None
 
@@ -78,10 +79,12 @@ class Attack:
     """Base of the registered attacks.
 
     ``settings`` names the keys of a row that say under which setting it was measured; the others are numbers. Rows of
-    two models are compared setting by setting, so a setting must not depend on the model.
+    two models are compared setting by setting, so a setting must not depend on the model. ``version`` is raised when
+    the attack measures something else with the same options: what is stored of it is made again.
     """
 
     settings: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 0
 
     def apply(self, model: nn.Module, data: AttackData, generator: torch.Generator) -> AttackResult:
         """Return what the attack measures; the model itself is not changed.

@@ -152,12 +152,13 @@ def keep_memorization(pairs: Pairs, shadows: list[Shadow], folder) -> dict:
     """Write ``memorization.npz`` (the estimate for every pair of the pool) and return its mean over groups."""
     kept_SP = np.stack([shadow.kept for shadow in shadows])
     value_P = s.memorization(np.stack([shadow.correct for shadow in shadows])[:, : pairs.pool_size], kept_SP)
-    noisy, candidate = pairs.train.to_forget.numpy(), np.ones(len(pairs.candidates), bool)
+    noisy, clean = pairs.train.to_forget.numpy(), pairs.train.to_retain.numpy()
+    candidate = np.ones(len(pairs.candidates), bool)
     columns = _columns(pairs.train, pairs.candidates)
     _save(folder / "memorization.npz", {**columns, "memorization": value_P.astype(np.float32)})
     groups = {
         "noisy": np.concatenate([noisy, ~candidate]),
-        "clean": np.concatenate([~noisy, ~candidate]),
+        "clean": np.concatenate([clean, ~candidate]),
         "candidates": np.concatenate([np.zeros_like(noisy), candidate]),
     }
     found = {name: value_P[chosen & ~np.isnan(value_P)] for name, chosen in groups.items()}

@@ -17,7 +17,8 @@ from vitmem.options import check_counts
 class Sequential(Attack):
     """Apply the subject's own edit again to its result, several times; base and retrain have none and stay as they are.
 
-    Curvature and other statistics are estimated anew from the edited model each time. Source: sustainability in MUSE
+    Curvature and other statistics are estimated anew from the edited model each time, and what an edit draws is drawn
+    anew. Source: sustainability in MUSE
     (Shi et al. 2024, arXiv 2407.06460), translated: repeated requests, here of the same edit.
 
     Args:
@@ -26,6 +27,7 @@ class Sequential(Attack):
     """
 
     settings = ("round",)
+    version = 1
 
     rounds: int = 3
     examples: int = 2000
@@ -41,7 +43,7 @@ class Sequential(Attack):
         for number in range(1, self.rounds + 1):
             if data.again is not None:
                 try:
-                    model = with_weights(model, data.again(model).state_dict)
+                    model = with_weights(model, data.again(model, number).state_dict)
                 except EditDiverged as error:
                     stopped = f"round {number}: {error}"
                     break

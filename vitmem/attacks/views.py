@@ -5,6 +5,7 @@ Legend: B images of a batch, C channels, H x W pixels, V altered copies, N noisy
 
 import io
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.attacks.scoring import KNOWN, evenly, scored
 from vitmem.evaluation.metrics import accuracy
 from vitmem.evaluation.predict import TRAIN, predict
+from vitmem.models.finite import NOTHING
 
 # An altered copy of images B C H W in [0, 1]; the generator is for those that draw.
 View = Callable[[Tensor, torch.Generator], Tensor]
@@ -41,6 +43,7 @@ class Views(Attack):
     """
 
     settings = ("view",)
+    version = 1
 
     shift: float = 0.125
     crops: tuple[float, ...] = (0.8, 0.9)
@@ -111,10 +114,12 @@ class Views(Attack):
             parts = {"memorized_accuracy": np.ones_like(known_N)}
             if known_N.any():
                 parts |= dict(zip(KNOWN, (known_N, ~known_N), strict=True))
+            broken = any((table.prediction == NOTHING).any() for table in altered)
             for name, counted in (("any", hit_VN.any(0, keepdims=True)), ("mean", hit_VN)):
                 row: dict = {"view": name}
                 for metric, part_N in parts.items():
-                    row |= {metric: accuracy(counted[:, part_N].ravel()).value, f"{metric}_n": int(part_N.sum())}
+                    value = math.nan if broken else accuracy(counted[:, part_N].ravel()).value
+                    row |= {metric: value, f"{metric}_n": int(part_N.sum())}
                 rows.append(row)
         report = {
             "seconds": round(time.perf_counter() - start, 3),

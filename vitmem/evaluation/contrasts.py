@@ -133,10 +133,9 @@ def verdicts(pairs: Sequence[Pair], question: Question, *, differ: bool = False)
 
 def _measured(pair: Pair, question: Question) -> dict:
     values = np.array(list(pair.differences.values()))
-    gap = of.t_interval(list(values))
-    if gap.n > 1 and gap.mean and gap.sd <= 1e-12 * abs(gap.mean):  # equal by chance: their spread is not known
-        gap = of.Difference(gap.mean, math.nan, math.nan, gap.n)
-    ends = [float(end) for end in of.bca_interval(values, seed=question.seed)] if gap.n else [math.nan] * 2
+    gap = of.interval_of_differences(list(values))
+    known = not math.isnan(gap.sd)
+    ends = [float(end) for end in of.bca_interval(values, seed=question.seed)] if known else [math.nan] * 2
     return {
         "first": pair.first,
         "second": pair.second,
@@ -197,7 +196,7 @@ def power_rows(pairs: Sequence[Pair], difference: float, seeds: Sequence[int], p
     """
     rows = []
     for pair in pairs:
-        gap = of.t_interval(list(pair.differences.values()))
+        gap = of.interval_of_differences(list(pair.differences.values()))
         row = {"first": pair.first, "second": pair.second, "level": pair.level, "metric": pair.metric}
         rows.append(row | power_row(gap.sd, gap.n, difference, seeds, len(pairs), power) | {"note": pair.note})
     return rows

@@ -86,7 +86,7 @@ def equivalence(mean: np.ndarray | float, sd: np.ndarray | float, n: int, margin
     Args:
         mean: a number or an array of any shape.
         sd: sample standard deviations, of the same shape.
-        n: number of values; NaN is returned for fewer than 2.
+        n: number of values; NaN is returned for fewer than 2, and where sd is NaN.
         margin: largest difference that does not matter, above 0.
     """
     from scipy import special
@@ -95,7 +95,8 @@ def equivalence(mean: np.ndarray | float, sd: np.ndarray | float, n: int, margin
     if n < 2:
         return np.full(mean.shape, math.nan)
     error, inside = sd / math.sqrt(n), margin - abs(mean)
-    return np.where(error > 0, special.stdtr(n - 1, -_over(inside, error)), np.where(inside > 0, 0.0, 1.0))
+    found = np.where(error > 0, special.stdtr(n - 1, -_over(inside, error)), np.where(inside > 0, 0.0, 1.0))
+    return np.where(np.isnan(error), math.nan, found)
 
 
 def _over(numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
@@ -104,13 +105,25 @@ def _over(numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
-    """Return first - second over the seeds for which both are known.
+    """Return first - second over the seeds for which both are known, as ``interval_of_differences`` has it.
 
     Args:
         first: value by seed; NaN counts as unknown.
         second: likewise.
     """
-    return t_interval([first[s] - second[s] for s in sorted(first) if s in second])
+    return interval_of_differences([first[s] - second[s] for s in sorted(first) if s in second])
+
+
+def interval_of_differences(values: Sequence[float]) -> Difference:
+    """Return the mean of paired differences with its interval; NaN counts as unknown.
+
+    A few differences of a coarse metric that are equal, and not 0, are so by chance: their spread is not known, so
+    that sd, interval and p are NaN.
+    """
+    gap = t_interval(values)
+    if gap.n > 1 and gap.mean and gap.sd <= 1e-12 * abs(gap.mean):
+        return Difference(gap.mean, math.nan, math.nan, gap.n)
+    return gap
 
 
 def bca_interval(values_N: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> tuple:

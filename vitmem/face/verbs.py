@@ -146,7 +146,7 @@ def attack(
         subject.reference,
         subject.folder,
         subject.seed,
-        None if made is None else lambda model: _again(subject, made, model),
+        None if made is None else lambda model, number: _again(subject, made, model, number),
         subject.known_noisy if subject.known < 1 else None,
         subject.recipe,
     )
@@ -282,7 +282,7 @@ def _model_of(subject: Subject, weights: Weights) -> nn.Module:
     return subject.with_state(weights.state_dict() if isinstance(weights, nn.Module) else weights)
 
 
-def _again(subject: Subject, edit: Edit, model: nn.Module) -> EditResult:
-    """Apply an edit to another model, statistics estimated anew."""
+def _again(subject: Subject, edit: Edit, model: nn.Module, number: int) -> EditResult:
+    """Apply an edit to another model in a round, statistics estimated and numbers drawn anew."""
     data = EditData(subject.data, edit.sees, CurvatureCache(), subject.known_noisy, subject.initial)
-    return applied(edit, model, data, keyed_generator(subject.seed, 5))
+    return applied(edit, model, data, keyed_generator(subject.seed, 5, number))

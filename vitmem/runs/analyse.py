@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitmem.analysis.contract import EVERYTHING, Analysis, AnalysisData
+from vitmem.analysis import analyses
+from vitmem.analysis.contract import EVERYTHING, Analysis, AnalysisData, MadeEdit
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.editing.data import EditData
 from vitmem.evaluation.predict import ExampleTable
@@ -35,12 +36,12 @@ from vitmem.registry import is_outdated
 from vitmem.runs.beside import belongs, digest_of, run_of, subject_of
 from vitmem.runs.contents import ANALYSIS
 from vitmem.runs.evaluate import evaluate, evaluation_folder, evaluation_inputs, examples, status_of, stored
-from vitmem.runs.folder import diverged, held
+from vitmem.runs.folder import RunFolder, diverged, held
 from vitmem.runs.trained import BASE, TrainedRun
 from vitmem.shapes import NAME
 from vitmem.training.kept import kept_epochs, read_losses
 
-VERSION = 1  # of the analyses; raise it when one finds something else with the same options: all are made again
+VERSION = 1  # of what all analyses share; raise it when they find something else with the same options
 _ARRAYS = "arrays/"  # what names of arrays other than scores begin with
 
 
@@ -128,7 +129,7 @@ def analysis_data(run: TrainedRun, edit_id: str, asked: dict[str, str | None]) -
         return examples(its_run.path, its_id)
 
     @functools.cache
-    def edits() -> dict[str, tuple[str, str, float]]:
+    def edits() -> dict[str, MadeEdit]:
         found = usable_edits(base)
         listed.append(sorted(found))
         return found
@@ -144,13 +145,13 @@ def analysis_data(run: TrainedRun, edit_id: str, asked: dict[str, str | None]) -
         losses=lambda: read_losses(base.path),
         epochs=lambda: {epoch: _reader(path) for epoch, path in kept_epochs(base.path).items()},
         seeds=lambda: _other_seeds(base),
-        trained=None if base.is_adopted else base.config.train.epochs,
+        trained=None if base.is_adopted else _epochs_of(run),
     )
     return data, listed
 
 
-def usable_edits(base: TrainedRun) -> dict[str, tuple[str, str, float]]:
-    """Return the edits that were measured and neither diverged nor left a model at chance: name, option and value."""
+def usable_edits(base: TrainedRun) -> dict[str, MadeEdit]:
+    """Return the edits that were measured and neither diverged nor left a model at chance."""
     found = {}
     for edit_id in base.edited():
         content = base.edit(edit_id)
@@ -158,12 +159,15 @@ def usable_edits(base: TrainedRun) -> dict[str, tuple[str, str, float]]:
         if measured is not None and status_of(measured) == OK:
             option = content["main_option"] or ""
             value = content["options"][option] if option else float("nan")
-            found[edit_id] = (
-                content["name"],
-                option,
-                float(value) if isinstance(value, (int, float)) else float("nan"),
-            )
+            number = float(value) if isinstance(value, (int, float)) else float("nan")
+            found[edit_id] = MadeEdit(content["name"], option, number, frozenset(content.get("sees", ())))
     return found
+
+
+def _epochs_of(run: TrainedRun) -> int:
+    """Return after how many epochs the weights of a run are those that training ended with."""
+    last = RunFolder(run.path).read_provenance().get("epoch")  # counted from 0; the best one, where it was chosen
+    return last + 1 if isinstance(last, int) else run.config.train.epochs
 
 
 def _reader(path: Path) -> Callable[[], dict[str, Tensor]]:
@@ -258,7 +262,8 @@ def _file(run: TrainedRun, analysis_id: str, edit_id: str) -> Path:
 
 def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
     measured = evaluation_inputs(run, run.weights_digest(edit_id), run.share_known(edit_id))
-    return cache_key(VERSION, measured=measured, name=name, options=options, seed=run.config.seed)
+    own = {"version": version} if (version := getattr(analyses().get(name), "version", 0)) else {}
+    return cache_key(VERSION, measured=measured, name=name, options=options, seed=run.config.seed, **own)
 
 
 def packed_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from vitmem.attacks import attacks
 from vitmem.attacks.contract import Attack, AttackData, AttackResult
 from vitmem.curvature.cache import CurvatureCache
 from vitmem.datamodules.batch import keyed_generator
@@ -26,7 +27,7 @@ from vitmem.runs.trained import BASE, TrainedRun
 from vitmem.shapes import NAME
 from vitmem.training.errors import TrainingDiverged
 
-VERSION = 2  # of the attacks; raise it when one measures something else with the same options: all are made again
+VERSION = 2  # of what all attacks share; raise it when they measure something else with the same options
 
 
 def perform(
@@ -144,11 +145,12 @@ def _file(run: TrainedRun, attack_id: str, edit_id: str) -> Path:
 
 def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
     measured = evaluation_inputs(run, run.weights_digest(edit_id), run.share_known(edit_id))
-    return cache_key(VERSION, measured=measured, name=name, options=options, seed=run.config.seed)
+    own = {"version": version} if (version := getattr(attacks().get(name), "version", 0)) else {}
+    return cache_key(VERSION, measured=measured, name=name, options=options, seed=run.config.seed, **own)
 
 
-def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult] | None:
-    """Return the edit of that id as a function of a model; its curvature is not kept."""
+def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module, int], EditResult] | None:
+    """Return the edit of that id as a function of a model and a round; its curvature is not kept."""
     if edit_id == BASE:
         return None
     content = run.edit(edit_id)
@@ -156,9 +158,9 @@ def _repeated(run: TrainedRun, edit_id: str) -> Callable[[nn.Module], EditResult
         edit = read_edit(content["name"], content["options"])
     known = run.known_noisy(run.share_known(edit_id))
 
-    def again(model: nn.Module) -> EditResult:
+    def again(model: nn.Module, number: int) -> EditResult:
         cache = CurvatureCache(cache_gb=run.cache_gb)
         data = EditData(run.data, edit.sees, cache, known=known, initial=run.start)
-        return applied(edit, model, data, keyed_generator(run.config.seed, 5))
+        return applied(edit, model, data, keyed_generator(run.config.seed, 5, number))
 
     return again

@@ -31,6 +31,7 @@ EDIT = {
     "name": str,
     "main_option": (str, None),
     "options": dict,
+    "sees?": [str],
     "track?": str,
     "known?": ({"share": _SOME_SHARE, "examples": COUNT}, None),
     "tuned?": (_TUNED, None),

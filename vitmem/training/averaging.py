@@ -45,7 +45,8 @@ class WeightAverage(L.Callback):
         torch._foreach_lerp_(self.average, list(pl_module.parameters()), 1 - decay)
 
     @torch.no_grad()
-    def _swap(self, pl_module: L.LightningModule) -> None:
+    def swap(self, pl_module: L.LightningModule) -> None:
+        """Exchange the weights and the average."""
         for mean, weight in zip(self.average, pl_module.parameters(), strict=True):
             kept = weight.clone()
             weight.copy_(mean)
@@ -53,11 +54,11 @@ class WeightAverage(L.Callback):
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the average."""
-        self._swap(pl_module)
+        self.swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Train on."""
-        self._swap(pl_module)
+        self.swap(pl_module)
 
     @torch.no_grad()
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

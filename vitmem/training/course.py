@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vitmem.distributed import all_sum, is_main
 from vitmem.files import write_atomically
+from vitmem.training.averaging import WeightAverage
 from vitmem.training.config import TrainConfig
 from vitmem.training.devices import clean_name
 from vitmem.training.errors import StateLost
@@ -81,34 +82,44 @@ class LossLog(L.Callback):
 
 
 class KeptWeights(L.Callback):
-    """Keeps the weights after every so many epochs.
+    """Keeps the model after every so many epochs as it is evaluated: the average of the weights, tied units dropped.
 
     Args:
         folder: the run folder.
         every: epochs between them.
+        average: of the weights, if there is one.
     """
 
-    def __init__(self, folder: Path, every: int):
-        self.folder, self.every = folder / KEPT, every
+    def __init__(self, folder: Path, every: int, average: WeightAverage | None = None):
+        self.folder, self.every, self.average = folder / KEPT, every, average
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         """Write the weights of an epoch whose turn it is; the last one's are the trained model."""
         done = trainer.current_epoch + 1
         if done % self.every or done == trainer.max_epochs:
             return
-        state = trainer.strategy.lightning_module_state_dict()  # in all processes: each may have a part of it
+        own = self._evaluated(trainer, pl_module)  # in all processes: each may have a part of it
         if not is_main():
             return
-        own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
         path = self.folder / f"{done:04d}.safetensors"
         try:
             self.folder.mkdir(exist_ok=True)
-            write_atomically(path, save({clean_name(k): v.detach().cpu().contiguous() for k, v in own.items()}))
+            write_atomically(path, save(own))
         except OSError as error:
             print(f"vitmem: {path} cannot be written ({error.strerror}); training goes on without it", file=sys.stderr)
 
+    def _evaluated(self, trainer: L.Trainer, pl_module) -> dict[str, Tensor]:
+        if self.average:
+            self.average.swap(pl_module)
+        state = trainer.strategy.lightning_module_state_dict()
+        own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+        own = {clean_name(name): value.detach().to("cpu", copy=True).contiguous() for name, value in own.items()}
+        if self.average:
+            self.average.swap(pl_module)
+        return pl_module.tied.folded(own)
 
-def course_of(train: TrainConfig, folder: Path) -> list[L.Callback]:
+
+def course_of(train: TrainConfig, folder: Path, average: WeightAverage | None = None) -> list[L.Callback]:
     """Return what keeps the course of a training, as asked for."""
     losses = [LossLog(folder)] if train.log_losses else []
-    return [*losses, KeptWeights(folder, train.keep_every)] if train.keep_every else losses
+    return [*losses, KeptWeights(folder, train.keep_every, average)] if train.keep_every else losses

@@ -5,7 +5,7 @@ S tokens, H hidden units.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -34,10 +34,10 @@ class TiedDropout:
     def __init__(self, model: nn.Module, fixed: float, memory: float, seed: int):
         self.fixed, self.memory, self.seed = fixed, memory, seed
         self.index: Tensor | None = None
-        self.layers = list(select_layers(model, MLP_OUT).values()) if fixed < 1 else []
+        self.layers = select_layers(model, MLP_OUT) if fixed < 1 else {}
         self.hooks = [
             layer.register_forward_pre_hook(lambda module, inputs, number=number: self._mask(number, inputs[0]))
-            for number, layer in enumerate(self.layers)
+            for number, layer in enumerate(self.layers.values())
         ]
 
     @contextmanager
@@ -64,9 +64,14 @@ class TiedDropout:
         for hook in self.hooks:
             hook.remove()
         with torch.no_grad():
-            for layer in self.layers:
-                layer.weight.mul_(self.dropped(layer.in_features).to(layer.weight))
-        self.layers, self.hooks = [], []
+            for name, layer in self.layers.items():
+                layer.weight.copy_(self.folded({f"{name}.weight": layer.weight})[f"{name}.weight"])
+        self.layers, self.hooks = {}, []
+
+    def folded(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights, or some of them, by timm's names, as ``fold`` would leave them."""
+        masked = {f"{name}.weight" for name in self.layers}
+        return {k: v * self.dropped(v.shape[1]).to(v) if k in masked else v for k, v in state.items()}
 
 
 def is_fixed(hidden: int, fixed: float) -> Tensor:

@@ -109,7 +109,7 @@ def fit(
         print(f"{damaged[0]} is damaged; going on from {start}, the one before", flush=True)
     io = SafeCheckpointIO(last_is_good=not damaged)
     module = MemorisationModule(model, train, seed)
-    average = WeightAverage(train.ema) if train.ema else None
+    average = [WeightAverage(train.ema)] if train.ema else []
     best = [BestEpoch()] if train.early_stop else []  # before the average, which takes its weights away again
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
     minutes, epochs = train.checkpoint_minutes, train.checkpoint_epochs
@@ -118,9 +118,8 @@ def fit(
     keeper = Keeper(folder, io, minutes=minutes, epochs=epochs, line_seconds=line_seconds, followed=followed)
     with warnings.catch_warnings(), contextlib.closing(followed):
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
-        course = course_of(train, folder, average)
-        averages = [average] if average else []
-        engine = _engine(train, trainer, io, [*bar, *callbacks, *course, *best, *averages, keeper])
+        course = course_of(train, folder, *average)
+        engine = _engine(train, trainer, io, [*bar, *callbacks, *course, *best, *average, keeper])
         share_of_data = Share(engine.global_rank, engine.world_size, trainer.accumulate)
         with keeper.listening(engine), prepared(model, trainer), sharing(data, share_of_data):
             engine.fit(module, datamodule=Served(data), ckpt_path=start, weights_only=True)

@@ -118,13 +118,12 @@ def fit(
     keeper = Keeper(folder, io, minutes=minutes, epochs=epochs, line_seconds=line_seconds, followed=followed)
     with warnings.catch_warnings(), contextlib.closing(followed):
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|num_workers|mid-epoch).*")
-        course = course_of(train, folder, *average)
-        engine = _engine(train, trainer, io, [*bar, *callbacks, *course, *best, *average, keeper])
+        course = [*callbacks, *course_of(train, folder, *average)]
+        engine = _engine(train, trainer, io, [*bar, *course, *best, *average, keeper])
         share_of_data = Share(engine.global_rank, engine.world_size, trainer.accumulate)
         with keeper.listening(engine), prepared(model, trainer), sharing(data, share_of_data):
             engine.fit(module, datamodule=Served(data), ckpt_path=start, weights_only=True)
-    _, number = keeper.signals()
-    if number:  # in the last epoch
+    if number := keeper.signals()[1]:  # in the last epoch
         keeper.leave(engine, number)
     if is_main():
         keeper.finish(module.history)

@@ -144,6 +144,11 @@ class Analysis:
     settings: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 0
 
+    @property
+    def looks_across(self) -> bool:
+        """It looks at models of other seeds, so that these must have been trained."""
+        return False
+
     def apply(self, model: nn.Module, data: AnalysisData, generator: torch.Generator) -> AnalysisResult:
         """Return what the analysis finds; the model itself is not changed.
 

@@ -10,7 +10,8 @@ from vitmem.evaluation.metrics import Metric, compute
 from vitmem.models.build import with_weights
 
 REFERENCES = ("base", "retrain", "clean", "early_stop")
-WORDS = (*REFERENCES, "initial", "seeds")
+SEEDS = "seeds"
+WORDS = (*REFERENCES, "initial", SEEDS)
 
 
 def split(patterns: str) -> list[str]:
@@ -91,7 +92,7 @@ def _fitting(pattern: str, model: nn.Module, data: AnalysisData) -> Iterator[tup
 
 
 def _worded(word: str, model: nn.Module, data: AnalysisData) -> Iterator[tuple[str, nn.Module | str]]:
-    if word == "seeds":
+    if word == SEEDS:
         found = {f"seed{number}": other for number, other in data.seeds().items()}
         yield from found.items() or [(word, "no other finished seed lies beside it")]
     elif word == "initial":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitmem.analysis.contract import Analysis, AnalysisData, AnalysisResult, check_counts
-from vitmem.analysis.others import others
+from vitmem.analysis.others import SEEDS, others, split
 from vitmem.analysis.resample import null_numbers
 from vitmem.attacks.features import features_of
 from vitmem.curvature.cache import Curvature, CurvatureConfig
@@ -61,6 +61,11 @@ class Similarity(CurvatureConfig, Analysis):
         check_counts(self, "images", "permutations")
         if not 0 < self.share < 1:
             raise ValueError(f"share is {self.share}; it is the share of a basis that leads, in (0, 1)")
+
+    @property
+    def looks_across(self) -> bool:
+        """It is asked to compare with other seeds."""
+        return SEEDS in split(self.against)
 
     def apply(self, model: nn.Module, data: AnalysisData, generator: torch.Generator) -> AnalysisResult:
         """Return a row for each other model, place and kind of image or factor.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vitmem.cli.shared import KNOWN, add_again, add_opening, items, names, place
+from vitmem.cli.shared import add_again, add_known, add_opening, items, names, opened
 from vitmem.options import Parser
 
 EXAMPLES = """examples:
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str]) -> None:
     from vitmem.runs.folder import RunFolder, held_all
     from vitmem.runs.trained import TrainedRun
 
-    check_share(values.known)
+    known = TrainedRun.known if values.known is None else values.known
+    check_share(known)
     planned = plan_analyses(
         [part for name in values.names for part in items("analyses", parsed(name))] or [*analyses()]
     )
@@ -34,12 +35,12 @@ def main(arguments: Sequence[str]) -> None:
     for path in paths:
         RunFolder(path).read_provenance()  # says it if there is no such run
         with held_all([path, *results.folders_beside(path).values()], wait=values.wait):
-            run = TrainedRun.open(path, known=values.known, place=place(values.data), cache_gb=values.cache_gb)
+            run = opened(path, values)
             for model, edit_id in analysing.models_of(run, patterns):
                 analysing.analyse_all(model, planned, edit_id, force=values.force, keep_going=not values.names)
             written = analysing.write_run_tables(run)
     for folder in experiments:
-        written = analysing.write_tables(folder, values.known)
+        written = analysing.write_tables(folder, known)
         drawn = draw_analyses(folder)
         print(f"{len(drawn)} figures: {folder / 'figures'}")
     print("tables: " + ", ".join(map(str, written)))
@@ -69,7 +70,7 @@ def analyse_parser() -> Parser:
     parser.add_argument("names", type=str, nargs="*", help=what)
     of = "which models: base, references, ids or patterns of edits, comma-separated"
     parser.add_argument("--of", type=list | str, default="base,retrain", help=of)
-    parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; for measurements that are made anew")
+    add_known(parser, "for measurements that are made anew")
     add_opening(parser)
     add_again(parser)
     return parser

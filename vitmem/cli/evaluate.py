@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitmem.cli.shared import KNOWN, RATES, add_again, add_folders, add_opening, items, names, place
+from vitmem.cli.shared import RATES, add_again, add_folders, add_known, add_opening, items, names, opened
 from vitmem.options import ActionConfigFile, Parser
 
 EXAMPLES = """examples:
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str]) -> None:
     from vitmem.runs.folder import RunFolder, held_all
     from vitmem.runs.trained import TrainedRun
 
-    check_share(values.known)
+    known = TrainedRun.known if values.known is None else values.known
+    check_share(known)
     attacks = plan_attacks(items("attacks", values.attacks))
     others = attacking.read_results([Path(path) for path in names("other_rates", values.other_rates)])
     patterns = None if values.edits is None else names("edits", values.edits)
@@ -34,9 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     for path in paths:
         RunFolder(path).read_provenance()  # says it if there is no such run
         with held_all([path, *results.folders_beside(path).values()], wait=values.wait):
-            run = TrainedRun.open(  # as it is while it is held
-                path, known=values.known, place=place(values.data), cache_gb=values.cache_gb
-            )
+            run = opened(path, values)  # as it is while it is held
             ids = chosen_ids(run.edited(), patterns, path)
             rows += results.evaluate_folder(run, ids, force=values.force)
             measured = results.write_run_table(run)
@@ -47,14 +46,14 @@ def main(arguments: Sequence[str]) -> None:
                 measured = results.write_run_table(run)  # some of its columns are of attacks
                 attacking.write_attacks(path / "evals", attacking.all_results(run, measured), measured, others)
     rows = results.with_configurations(rows)
-    tables = {folder: results.write_experiment_table(folder, known=values.known) for folder in experiments}
+    tables = {folder: results.write_experiment_table(folder, known=known) for folder in experiments}
     for folder, table in tables.items():
         write_per_example(folder, results.seed_folders(folder), table)
     print(terminal_table(rows))
     if attacks:
         where = experiments or [path / "evals" for path in paths]
         for folder, table in tables.items():
-            attacking.write_attacks(folder, attacking.gather_attacks(folder, table, values.known), table, others)
+            attacking.write_attacks(folder, attacking.gather_attacks(folder, table, known), table, others)
         print("\n" + attacking.scorecard_text(attacked, rows, others))
         print(f"\nattacks: {', '.join(str(folder / 'attacks.csv') for folder in where)}")
 
@@ -76,7 +75,7 @@ def eval_parser() -> Parser:
         default=None,
         help="names, comma-separated, or a YAML list such as '[quantize, {name: relearn, steps: 500}]'; `vitmem list`",
     )
-    parser.add_argument("--known", type=float, default=0.5, help=f"{KNOWN}; what an edit knew counts for its own row")
+    add_known(parser, "what an edit knew counts for its own row")
     parser.add_argument("--other_rates", type=list | str | None, default=None, help=RATES)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
     add_opening(parser)

@@ -44,9 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(plan, swept, values) -> int:
-    """Run a plan, print its tables and draw its figures, and return the exit code."""
-    from vitmem.evaluation.comparison import comparison_table
-    from vitmem.evaluation.tables import terminal_table
+    """Run a plan, print its tables and draw its figures, say what failed, and return the exit code."""
     from vitmem.experiment import run
     from vitmem.experiment.jobs import check_jobs
     from vitmem.experiment.perform import How
@@ -55,7 +53,20 @@ def _run(plan, swept, values) -> int:
     how = How(out, values.force, values.retry_failed, values.wait, values.share)
     launcher = _launcher(values, swept, folder)
     rows, board = run.run(swept, folder, how, jobs=check_jobs(values.jobs), launcher=launcher)
-    is_sweep = swept[0].is_swept
+    try:
+        if rows or not board.failures():
+            _print(plan, rows, values, swept[0].is_swept)
+    finally:  # also where a table, figure or report could not be written
+        code = said(board)
+    return code
+
+
+def _print(plan, rows, values, is_sweep: bool) -> None:
+    """Print the tables of an experiment, and draw its figures."""
+    from vitmem.evaluation.comparison import comparison_table
+    from vitmem.evaluation.tables import terminal_table
+
+    folder = Path(values.out) / plan.name
     print("\n" + (_means(folder) if is_sweep else terminal_table(rows)))
     if plan.tune and not is_sweep:
         print("\n" + comparison_table(rows))
@@ -64,7 +75,6 @@ def _run(plan, swept, values) -> int:
     print(f"\nresults: {folder / 'results.csv'}" + (f"; {drawn} figures: {folder / 'figures'}" if drawn else ""))
     for path in shown[drawn:]:
         print(f"report: {path}")
-    return said(board)
 
 
 def _shown(plan, rows, values) -> list[Path]:

@@ -41,6 +41,23 @@ def add_opening(parser) -> None:
     add_cache(parser)
 
 
+def add_known(parser, more: str) -> None:
+    """Add the share of wrong labels that edits know."""
+    what = f"{KNOWN}; by default what each run was measured with, or 0.5; {more}"
+    parser.add_argument("--known", type=float | None, default=None, help=what)
+
+
+def opened(path, values):
+    """Open a run with the options of ``add_opening`` and ``add_known``."""
+    from vitmem.experiment.results import open_measured
+    from vitmem.runs.trained import TrainedRun
+
+    options = {"place": place(values.data), "cache_gb": values.cache_gb}
+    return (
+        open_measured(path, **options) if values.known is None else TrainedRun.open(path, known=values.known, **options)
+    )
+
+
 def add_place(parser) -> None:
     """Add where the data of runs are now."""
     for option, what in (("--data.root", "folder"), ("--data.path", "file")):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vitmem.experiment.plan import PlannedAnalysis
-from vitmem.experiment.results import open_measured, references_beside, seed_folders
+from vitmem.experiment.results import open_measured, or_left_out, references_beside, seed_folders
 from vitmem.files import write_together
 from vitmem.runs.analyse import is_analysed, packed_arrays, perform, stored_analyses, stored_arrays
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
@@ -87,7 +87,10 @@ def write_tables(folder: Path, known: float = 0.5) -> list[Path]:
         folder: the experiment's folder.
         known: as for ``gather``.
     """
-    found = [r for path in seed_folders(folder).values() for r in results_of(open_measured(path, known))]
+    found: list[dict] = []
+    for path in seed_folders(folder).values():
+        with or_left_out():
+            found += results_of(open_measured(path, known))
     return _write(folder / FOLDER, found)
 
 

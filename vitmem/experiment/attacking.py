@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vitmem.evaluation import recovery, scorecard
 from vitmem.experiment.plan import PlannedAttack
-from vitmem.experiment.results import open_measured, references_beside, seed_folders
+from vitmem.experiment.results import open_measured, or_left_out, references_beside, seed_folders
 from vitmem.files import write_atomically
 from vitmem.runs.attack import is_attacked, perform, stored_attacks
 from vitmem.runs.trained import BASE, TrainedRun
@@ -97,7 +97,8 @@ def gather_attacks(folder: Path, rows: Sequence[Mapping], known: float = 0.5) ->
     """
     found, seeds = [], {row["seed"] for row in rows}
     for path in (path for seed, path in seed_folders(folder).items() if seed in seeds):
-        found += all_results(open_measured(path, known), rows)
+        with or_left_out():
+            found += all_results(open_measured(path, known), rows)
     return found
 
 

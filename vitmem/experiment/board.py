@@ -7,6 +7,7 @@ from pathlib import Path
 from vitmem.experiment.perform import How, trainings
 from vitmem.experiment.stages import FAILED, PENDING, SKIPPED, Outcome, Task, records, states
 from vitmem.progress import Progress
+from vitmem.runs.trained import BASE
 
 
 class Board:
@@ -24,11 +25,14 @@ class Board:
         self.running: set[Path] = set()
         self._first: dict[str, Path] = {}  # task that makes the training of a digest
         self._trains: dict[tuple[Path, int], list[Path]] = {}
+        self._bases: dict[Path, list[Path]] = {}
         self._left: dict[Path, Task] = {}
         for task in self.tasks:
             if task.is_training:
                 self._first.setdefault(training[task.record], task.record)
                 self._trains.setdefault((task.folder, task.seed), []).append(task.record)
+                if task.part == BASE:
+                    self._bases.setdefault(task.folder, []).append(task.record)
             if (found := self._survey(task)) is None:
                 self._left[task.record] = task
             else:
@@ -47,7 +51,8 @@ class Board:
 
     def _needs(self, task: Task) -> list[Path]:
         if not task.is_training:
-            return self._trains[task.folder, task.seed]
+            across = self._bases[task.folder] if task.experiment.looks_across else []
+            return [*self._trains[task.folder, task.seed], *across]
         first = self._first[self.training[task.record]]
         return [] if first == task.record else [first]
 

@@ -11,7 +11,7 @@ import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from vitmem.experiment.board import Board, View
-from vitmem.experiment.perform import How, Told, perform
-from vitmem.experiment.stages import FAILED, SKIPPED, Outcome, Task, records, write_records
+from vitmem.experiment.perform import How, Told, is_settled, perform, trainings
+from vitmem.experiment.stages import FAILED, SKIPPED, Outcome, Task, records, states, write_records
 from vitmem.registry import load_plugin, plugin_paths
 from vitmem.training.errors import Interrupted
 
@@ -112,6 +112,7 @@ class _Worker:
     def __init__(self, number: int, jobs: int):
         self.number, self.jobs = number, jobs
         self.task: Task | None = None
+        self.said: Outcome = {}  # what became of the stages of the task, as far as it is told
         self.process, self.connection = self._begin()
 
     def _begin(self) -> tuple[SpawnProcess, Connection]:
@@ -125,7 +126,7 @@ class _Worker:
 
     def give(self, task: Task, board: Board, number: int) -> None:
         """Have a task performed, by so many threads."""
-        self.task = task
+        self.task, self.said = task, {}
         with contextlib.suppress(OSError):  # it died while it had nothing to do: ``hear`` finds out
             self.connection.send_bytes(pickle.dumps((task, board.how, board.training.get(task.record, ""), number)))
 
@@ -139,14 +140,16 @@ class _Worker:
             what, told = "died", []
         if what == "stage":
             view.told(task, *told)
+            self.said[told[0]] = told[1], told[2]
             return
         self.task = None
         if what == "died":
             self.process.join()
             why = f"its process died ({_died(self.process.exitcode)})"
-            told = [failed(task, why)]
+            told = [failed(task, board.how, board.training.get(task.record, ""), why, self.said)]
             for name, (state, reason) in told[0].items():
-                view.told(task, name, state, reason)
+                if name not in self.said:
+                    view.told(task, name, state, reason)
             self.process, self.connection = self._begin()
         board.finish(task, told[0])
         ended(task)
@@ -159,19 +162,28 @@ def _died(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def failed(task: Task, why: str) -> Outcome:
-    """Record that a task could not be performed, and return its outcome: the first stage failed that is not done."""
+def failed(task: Task, how: How, training: str, why: str, said: Mapping[str, tuple[str, str]]) -> Outcome:
+    """Record that a task could not be performed, and return its outcome: the first stage failed that is not settled.
+
+    Args:
+        task: which.
+        how: in which way it was performed.
+        training: digest of the training that it is.
+        why: it could not.
+        said: what became of stages, as far as it was told.
+    """
     recorded, outcome = dict(records(task)), {}
-    first = True
+    before, first = states(task, recorded, trainings(task), training), True
     for stage in task.stages:
-        told = recorded.get(stage.name)
-        if told and told["state"] != FAILED:
-            outcome[stage.name] = (told["state"], "")
-            continue
-        outcome[stage.name] = (FAILED, why) if first else (SKIPPED, "what it needs failed")
-        if first:
-            recorded[stage.name] = {"digest": "", "state": FAILED, "why": why, "seconds": 0.0}
-        first = False
+        if stage.name in said:
+            outcome[stage.name] = said[stage.name]
+        elif is_settled(before.get(stage.name), recorded.get(stage.name), how):
+            outcome[stage.name] = before[stage.name], recorded[stage.name].get("why", "")
+        else:
+            outcome[stage.name] = (FAILED, why) if first else (SKIPPED, "what it needs failed")
+            if first:
+                recorded[stage.name] = {"digest": "", "state": FAILED, "why": why, "seconds": 0.0}
+            first = False
     write_records(task, recorded)
     return outcome
 
@@ -241,10 +253,10 @@ def logged(task: Task, how: How, training: str, told: Told) -> Outcome:
         training: digest of the training that it is.
         told: is told of each stage.
     """
-    said: set[str] = set()
+    said: Outcome = {}
 
     def both(name: str, state: str, why: str) -> None:
-        said.add(name)
+        said[name] = state, why
         told(name, state, why)
 
     task.log.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +268,9 @@ def logged(task: Task, how: How, training: str, told: Told) -> Outcome:
             sys.exit(getattr(error, "code", 130))
         except Exception as error:
             print(traceback.format_exc(), flush=True)
-            outcome = failed(task, " ".join(str(error).split())[:500] or type(error).__name__)
-            for name in outcome.keys() - said:
-                told(name, *outcome[name])
+            why = " ".join(str(error).split())[:500] or type(error).__name__
+            outcome = failed(task, how, training, why, said)
+            for name, (state, reason) in outcome.items():
+                if name not in said:
+                    told(name, state, reason)
             return outcome

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class How:
         retry_failed: do again what failed.
         wait: wait while other commands work on a run folder.
         share: take over equal trainings of other experiments.
+        began: when it was asked for, where it may be begun again: ``force`` leaves what was done since.
     """
 
     out: Path
@@ -65,6 +66,7 @@ class How:
     retry_failed: bool = False
     wait: bool = False
     share: bool = True
+    began: str = ""
 
 
 def trained_result(path: Path) -> str | None:
@@ -104,22 +106,34 @@ def perform(task: Task, how: How, training: str = "", told: Told = lambda name, 
         sweep(task.record.parent, inside=False)
         recorded, trained = dict(records(task)), trainings(task)
         before, runs = states(task, recorded, trained, training), _Models(task)
-        settled = {DONE} if how.retry_failed else {DONE, FAILED}
         for stage in task.stages:
             lacks = None in (trained if stage.references else trained[:1])
             if lacks or any(outcome[need][0] in (FAILED, SKIPPED) for need in stage.needs):
                 outcome[stage.name] = SKIPPED, "what it needs failed"
-            elif not how.force and before[stage.name] in settled:
+            elif is_settled(before[stage.name], recorded.get(stage.name), how):
                 outcome[stage.name] = before[stage.name], recorded[stage.name].get("why", "")
             else:
                 its_digest = stage_digest(stage, recorded, trained, training)
-                entry = {"digest": its_digest, **_tried(task, stage, runs, how, training)}
+                entry = {"digest": its_digest, **_tried(task, stage, runs, how, training), "ended": now()}
                 recorded[stage.name] = entry | ({"files": stamps(task, stage)} if entry["state"] == DONE else {})
                 write_records(task, recorded)
                 outcome[stage.name] = entry["state"], entry.get("why", "")
             told(stage.name, *outcome[stage.name])
         _stamp_again(task, recorded, outcome)
     return outcome
+
+
+def is_settled(state: str | None, recorded: Mapping | None, how: How) -> bool:
+    """Tell whether a stage needs not be done now.
+
+    Args:
+        state: of ``states``.
+        recorded: what is recorded of it.
+        how: in which way stages are done.
+    """
+    if state not in ((DONE,) if how.retry_failed else (DONE, FAILED)):
+        return False
+    return not how.force or bool(how.began and recorded and recorded.get("ended", "") >= how.began)
 
 
 def _stamp_again(task: Task, recorded: dict[str, dict], outcome: Outcome) -> None:
@@ -174,12 +188,20 @@ def _train(task: Task, stage: Stage, runs: _Models, how: How, training: str) -> 
     if taken:
         print(f"{task.path}: the training is that of {taken}, whose files are linked", flush=True)
     else:
-        train(config, task.path, force=how.force, wait=how.wait)
+        train(config, task.path, force=how.force and not _begun_since(task.path, how.began), wait=how.wait)
     if training:
         remember(how.out, training, task.path)
     result = trained_result(task.path)
     assert result is not None
     return result
+
+
+def _begun_since(path: Path, when: str) -> bool:
+    """Tell whether the training in a folder was begun after it was asked for: a job of Slurm that came back."""
+    try:
+        return bool(when) and str(RunFolder(path).read_provenance().get("started", "")) >= when
+    except ValueError:
+        return False
 
 
 def _measure(task: Task, stage: Stage, runs: _Models, how: How, training: str) -> str:
@@ -202,7 +224,7 @@ def _attack(task: Task, stage: Stage, runs: _Models, how: How, training: str) ->
     attacks = [one for one in task.experiment.attacks if one.attack_id == stage.what]
     if edit_id != BASE and not _can_be_attacked(run, edit_id):
         return LEFT_OUT
-    if edit_id != BASE and not run.has_weights(edit_id) and pending(run, attacks, edit_id):
+    if edit_id != BASE and not run.has_weights(edit_id) and (how.force or pending(run, attacks, edit_id)):
         for planned in task.experiment.edits:
             if edit_id in task.experiment.result_ids(planned):
                 name, edit, tuned = next(s for s in settings(task, planned, run, False) if s[0] == edit_id)

@@ -156,6 +156,11 @@ class Experiment:
         train = dataclasses.replace(self.run.train, early_stop=kind == "early_stop" or self.run.train.early_stop)
         return dataclasses.replace(self.run, noise=noise, seed=seed, train_on=train_on, train=train)
 
+    @property
+    def looks_across(self) -> bool:
+        """An analysis looks at models of other seeds."""
+        return any(one.analysis.looks_across for one in self.analyses)
+
     def is_attacked(self, edit_id: str) -> bool:
         """Tell whether an edit is to be attacked."""
         return bool(self.attacks) and any(fnmatch.fnmatch(edit_id, pattern) for pattern in self.attacked)

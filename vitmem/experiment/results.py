@@ -1,9 +1,10 @@
 """Result rows: measured where they are missing, or gathered from the run folders that are there."""
 
+import contextlib
 import dataclasses
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vitmem.editing import edits
@@ -93,21 +94,34 @@ def gather(folder: Path, order: Sequence[str] = (), known: float = 0.5) -> list[
     """
     rows = []
     for path in seed_folders(folder).values():
-        try:
+        with or_left_out():
             check_seed(path)
             run = open_measured(path, known)
             ids = sorted(run.edited(), key=lambda i: (order.index(i) if i in order else len(order), i))
             rows += run_rows(run, ids)
-        except ValueError as error:
-            print(f"vitmem: left out of the table: {error}", file=sys.stderr, flush=True)
     plan = file_digest(folder / PLAN)[:12] if (folder / PLAN).is_file() else None
     return with_configurations([{**row, "plan": plan} for row in rows])
 
 
-def open_measured(path: Path, known: float) -> TrainedRun:
-    """Open a run, with the share of known wrong labels that its base model was measured with."""
+@contextlib.contextmanager
+def or_left_out() -> Iterator[None]:
+    """Say what cannot be read, and is left out of a table."""
+    try:
+        yield
+    except ValueError as error:
+        print(f"vitmem: left out of the table: {error}", file=sys.stderr, flush=True)
+
+
+def open_measured(path: Path, known: float = TrainedRun.known, **options) -> TrainedRun:
+    """Open a run, with the share of known wrong labels that its base model was measured with.
+
+    Args:
+        path: the run folder.
+        known: that share, where the model was not measured.
+        options: others of ``TrainedRun.open``.
+    """
     measured = read_json(evaluation_folder(path, BASE) / MEASUREMENT, MEASURED)
-    return TrainedRun.open(path, known=(measured or {}).get("known") or known)
+    return TrainedRun.open(path, known=(measured or {}).get("known") or known, **options)
 
 
 def run_rows(run: TrainedRun, ids: Iterable[str]) -> list[dict]:

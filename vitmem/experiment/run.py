@@ -1,6 +1,5 @@
 """The grid of an experiment: trained, edited, measured and attacked, resumable, into tables."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from vitmem.experiment.perform import How, perform
 from vitmem.experiment.plan import Experiment
 from vitmem.experiment.results import PLAN, seed_folders, write_experiment_table
 from vitmem.experiment.showing import show
-from vitmem.experiment.stages import Task, tasks
+from vitmem.experiment.stages import Task, model_folder, tasks
 from vitmem.experiment.sweep import Cell
 from vitmem.experiment.swept import write_swept
 from vitmem.experiment.tuning import check_known, check_validation
@@ -28,6 +27,7 @@ from vitmem.runs.folder import held, held_all, in_use
 from vitmem.runs.share import training_digest
 from vitmem.runs.start import check_model, make_data, pretrained_sha256
 from vitmem.runs.train import check_there, is_occupied
+from vitmem.runs.trained import BASE, REFERENCES
 from vitmem.training.loggers import check_loggers
 
 Launcher = Callable[[Board, View, Callable[[Task], None]], None]
@@ -115,13 +115,17 @@ def cell_folder(folder: Path, cell: Cell) -> Path:
 
 
 def run_here(board: Board, view: View, ended: Callable[[Task], None]) -> None:
-    """Perform the tasks of a board in this process, one seed after the other, and hold its folders meanwhile."""
-    seeds: dict[tuple[Path, int], list[Task]] = {}
-    for task in board.left:
-        seeds.setdefault((task.folder, task.seed), []).append(task)
-    for of_seed in seeds.values():
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(held_all([task.path for task in of_seed if task.is_training], wait=board.how.wait))
+    """Perform the tasks of a board in this process, one seed after the other, and hold its folders meanwhile.
+
+    Where models of other seeds are looked at, all are trained first.
+    """
+    across = any(task.experiment.looks_across for task in board.left)
+    seeds: dict[tuple[Path, int, bool], list[Task]] = {}
+    for task in sorted(board.left, key=lambda task: across and not task.is_training):
+        seeds.setdefault((task.folder, task.seed, across and task.is_training), []).append(task)
+    for (folder, seed, _), of_seed in seeds.items():
+        kinds = [kind for kind in (BASE, *REFERENCES) if kind in (BASE, *of_seed[0].experiment.references)]
+        with held_all([model_folder(folder, seed, kind) for kind in kinds], wait=board.how.wait):
             for task in of_seed:
                 told = functools.partial(view.told, task)
                 board.finish(task, perform(task, board.how, board.training.get(task.record, ""), told))
@@ -133,7 +137,7 @@ class Checked:
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
-        self._inputs: dict[str, tuple[str, str | None]] = {}
+        self._inputs: dict[str, tuple[str, str | None, str]] = {}
 
     def check(self, experiment: Experiment) -> None:
         """Raise ValueError if an experiment cannot be carried out."""
@@ -158,11 +162,18 @@ class Checked:
             )
         self._seen.add(key)
 
-    def inputs(self, config: RunConfig) -> tuple[str, str | None]:
-        """Return the fingerprint of the data of a run and the SHA-256 of the weights that it starts from."""
+    def inputs(self, config: RunConfig) -> tuple[str, str | None, str]:
+        """Return what the training of a run depends on besides its options.
+
+        That is the fingerprint of its data, the SHA-256 of the weights that it starts from, and that of its labels
+        where they are from a file.
+        """
         told = config.to_dict()
-        if (key := digest([told["data"], told["model"]["pretrained"]])) not in self._inputs:
-            self._inputs[key] = make_data(config).manifest.data_fingerprint, pretrained_sha256(config)
+        noise = told["noise"] if told["noise"].get("file") else None
+        if (key := digest([told["data"], told["model"]["pretrained"], noise])) not in self._inputs:
+            manifest = make_data(config).manifest
+            labels = manifest.header()["sha256"] if noise else ""
+            self._inputs[key] = manifest.data_fingerprint, pretrained_sha256(config), labels
         return self._inputs[key]
 
 

@@ -6,6 +6,7 @@ ready and writes the tables; where it ends, jobs go on, and the same command wit
 """
 
 import contextlib
+import dataclasses
 import os
 import pickle
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 from vitmem.experiment.board import Board, View
 from vitmem.experiment.jobs import failed, logged
 from vitmem.experiment.stages import Outcome, Task
+from vitmem.files import now
 from vitmem.registry import load_plugin, plugin_paths
 
 _FACTOR, _LEAST = 3, 10  # a job may take so many times its estimate, and so many minutes
@@ -78,7 +80,7 @@ class Slurm:
                     jobs[task.record] = task, job
             queued = _queued({job.job_id.split("_")[0] for _, job in jobs.values()})
             for record, (task, job) in list(jobs.items()):
-                if (outcome := _outcome(task, job, queued, gone)) is not None:
+                if (outcome := _outcome(task, job, board, queued, gone)) is not None:
                     del jobs[record]
                     for name, (state, why) in outcome.items():
                         view.told(task, name, state, why)
@@ -90,7 +92,8 @@ class Slurm:
     def _submit(self, tasks: Sequence[Task], board: Board, is_training: bool) -> list:
         if not tasks:
             return []
-        loads = [pickle.dumps((task, board.how, board.training.get(task.record, ""))) for task in tasks]
+        how = dataclasses.replace(board.how, began=now())
+        loads = [pickle.dumps((task, how, board.training.get(task.record, ""))) for task in tasks]
         jobs = self._executor(is_training).map_array(Remote(plugin_paths()), loads)
         what = "trainings" if is_training else "seeds to measure"
         print(f"Slurm: {len(jobs)} {what}, array {jobs[0].job_id.split('_')[0]}", flush=True)
@@ -177,16 +180,19 @@ def _queued(arrays: set[str]) -> set[str] | None:
     return set(told.stdout.split())
 
 
-def _outcome(task: Task, job: Any, queued: set[str] | None, gone: dict[Path, float]) -> Outcome | None:
+def _outcome(task: Task, job: Any, board: Board, queued: set[str] | None, gone: dict[Path, float]) -> Outcome | None:
     """Return what became of a job's stages; None while it is at work or will be."""
+    training = board.training.get(task.record, "")
     if job.paths.result_pickle.exists():
         try:
             return job.result()
         except Exception as error:  # whatever the job raised, or a file that cannot be read
-            return failed(task, f"{' '.join(str(error).split())[:300]} ({job.paths.stderr})")
+            why = f"{' '.join(str(error).split())[:300]} ({job.paths.stderr})"
+            return failed(task, board.how, training, why, {})
     if queued is None or job.job_id in queued:
         gone.pop(task.record, None)
         return None
     if time.monotonic() - gone.setdefault(task.record, time.monotonic()) < _GRACE:
         return None
-    return failed(task, f"job {job.job_id} left the queue without a result ({job.paths.stderr})")
+    why = f"job {job.job_id} left the queue without a result ({job.paths.stderr})"
+    return failed(task, board.how, training, why, {})

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from vitmem.analysis.contract import Analysis
+from vitmem.attacks.contract import Attack
 from vitmem.curvature import cache as curvature
 from vitmem.editing.contract import identity
 from vitmem.experiment import tuning
 from vitmem.experiment.plan import Experiment
+from vitmem.experiment.results import seed_folders
 from vitmem.files import digest, read_json, write_json
 from vitmem.registry import plugins
 from vitmem.runs import analyse, attack, evaluate
@@ -37,6 +40,7 @@ _RECORD = {
     "digest": str,
     "state": str,
     "seconds": Number(0),
+    "ended?": str,
     "result?": str,
     "why?": str,
     "files?": Each(str, [Number(0, whole=True)]),
@@ -154,16 +158,27 @@ def measuring(experiment: Experiment) -> list[Stage]:
     for model in (BASE, *(kind for kind in experiment.references if kind == "retrain")):
         needs = tuple(stage.name for stage in edited) if model == BASE else ()
         for one in experiment.analyses:
-            options = [one.name, dataclasses.asdict(one.analysis)]
+            options = [one.name, dataclasses.asdict(one.analysis), *_version(one.analysis)]
             found.append(Stage(ANALYSE, model, one.analysis_id, options, needs, references=True))
     return found
 
 
 def _attacks(experiment: Experiment, model: str, needs: tuple[str, ...]) -> list[Stage]:
     return [
-        Stage(ATTACK, model, one.attack_id, [one.name, identity(one.attack)], needs, references=True)
+        Stage(
+            ATTACK,
+            model,
+            one.attack_id,
+            [one.name, identity(one.attack), *_version(one.attack)],
+            needs,
+            references=True,
+        )
         for one in experiment.attacks
     ]
+
+
+def _version(asked: Attack | Analysis) -> list[int]:
+    return [asked.version] if asked.version else []
 
 
 def stage_digest(stage: Stage, recorded: Mapping[str, dict], trained: Sequence[str | None], training: str = "") -> str:
@@ -181,7 +196,7 @@ def stage_digest(stage: Stage, recorded: Mapping[str, dict], trained: Sequence[s
 
 
 def files_of(task: Task, stage: Stage) -> list[Path]:
-    """Return the files that a stage leaves; some of them only as far as they are wanted."""
+    """Return the files that a stage leaves, some of them only as far as they are wanted, or that it looks at."""
     if stage.kind == TRAIN:
         path = task.path
         return [path / name for name in (PROVENANCE, "config.yaml", "noise.csv", "noise.json", WEIGHTS, "model.json")]
@@ -192,8 +207,11 @@ def files_of(task: Task, stage: Stage) -> list[Path]:
         return [evaluation / evaluate.MEASUREMENT, evaluation / evaluate.EXAMPLES]
     if stage.kind == ATTACK:
         return [evaluation / "attacks" / f"{stage.what}.json"]
-    if stage.kind == ANALYSE:
-        return [evaluation / "analyses" / f"{stage.what}.json", evaluation / "analyses" / f"{stage.what}.npz"]
+    if stage.kind == ANALYSE:  # and what it looks at besides models of the seed: edits, and models of other seeds
+        (analysis,) = (one.analysis for one in task.experiment.analyses if one.analysis_id == stage.what)
+        others = [path / PROVENANCE for path in seed_folders(task.folder).values() if path != task.path]
+        own = [evaluation / "analyses" / f"{stage.what}.{suffix}" for suffix in ("json", "npz")]
+        return own + sorted(task.path.glob(f"edits/*/{EDIT_FILE}")) + (others if analysis.looks_across else [])
     planned = next(one for one in task.experiment.edits if one.edit_id == stage.model)
     found = []
     for its_id in task.experiment.result_ids(planned):

@@ -1,5 +1,6 @@
 """Analyses of the model of a run folder and of its edits: made once, stored beside their evaluation, read again."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from vitmem.analysis import analyses
 from vitmem.analysis.contract import EVERYTHING, Analysis, AnalysisData, MadeEdit
+from vitmem.analysis.others import SEEDS
 from vitmem.datamodules.batch import keyed_generator
 from vitmem.editing.data import EditData
 from vitmem.evaluation.predict import ExampleTable
@@ -33,7 +35,7 @@ from vitmem.files import (
     write_together,
 )
 from vitmem.registry import is_outdated
-from vitmem.runs.beside import belongs, digest_of, run_of, subject_of
+from vitmem.runs.beside import belongs, digest_of, other_seeds, run_of, subject_of
 from vitmem.runs.contents import ANALYSIS
 from vitmem.runs.evaluate import evaluate, evaluation_folder, evaluation_inputs, examples, status_of, stored
 from vitmem.runs.folder import RunFolder, diverged, held
@@ -134,6 +136,10 @@ def analysis_data(run: TrainedRun, edit_id: str, asked: dict[str, str | None]) -
         listed.append(sorted(found))
         return found
 
+    def seeds() -> dict[int, nn.Module]:
+        asked[SEEDS] = digest_of(run, SEEDS)
+        return _other_seeds(base)
+
     data = AnalysisData(
         data=run.data,
         subject=subject_of(run, edit_id),
@@ -144,7 +150,7 @@ def analysis_data(run: TrainedRun, edit_id: str, asked: dict[str, str | None]) -
         edits=edits,
         losses=lambda: read_losses(base.path),
         epochs=lambda: {epoch: _reader(path) for epoch, path in kept_epochs(base.path).items()},
-        seeds=lambda: _other_seeds(base),
+        seeds=seeds,
         trained=None if base.is_adopted else _epochs_of(run),
     )
     return data, listed
@@ -182,15 +188,10 @@ def _reader(path: Path) -> Callable[[], dict[str, Tensor]]:
 
 def _other_seeds(base: TrainedRun) -> dict[int, nn.Module]:
     """Return the base models of the other finished seeds beside a run, by seed."""
-    from vitmem.figures.tables import seed_folders
-
     found = {}
-    for seed, path in seed_folders(base.path.resolve().parent).items():
-        if path.resolve() != base.path.resolve():
-            try:
-                found[seed] = TrainedRun.open(path, place=base.place).model
-            except ValueError:  # not finished, or damaged
-                continue
+    for seed, path in other_seeds(base).items():
+        with contextlib.suppress(ValueError):  # damaged
+            found[seed] = TrainedRun.open(path, place=base.place).model
     return found
 
 
@@ -262,7 +263,7 @@ def _file(run: TrainedRun, analysis_id: str, edit_id: str) -> Path:
 
 def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
     measured = evaluation_inputs(run, run.weights_digest(edit_id), run.share_known(edit_id))
-    own = {"version": version} if (version := getattr(analyses().get(name), "version", 0)) else {}
+    own = {"its_version": version} if (version := getattr(analyses().get(name), "version", 0)) else {}
     return cache_key(VERSION, measured=measured, name=name, options=options, seed=run.config.seed, **own)
 
 

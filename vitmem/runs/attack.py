@@ -145,7 +145,7 @@ def _file(run: TrainedRun, attack_id: str, edit_id: str) -> Path:
 
 def _inputs(run: TrainedRun, edit_id: str, name: str, options: dict) -> str:
     measured = evaluation_inputs(run, run.weights_digest(edit_id), run.share_known(edit_id))
-    own = {"version": version} if (version := getattr(attacks().get(name), "version", 0)) else {}
+    own = {"its_version": version} if (version := getattr(attacks().get(name), "version", 0)) else {}
     return cache_key(VERSION, measured=measured, name=name, options=options, seed=run.config.seed, **own)
 
 

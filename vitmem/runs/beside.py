@@ -1,6 +1,10 @@
 """The models of an experiment by their ids: a run's own, its edits, and those of the runs that lie beside it."""
 
-from vitmem.runs.folder import RunFolder
+from pathlib import Path
+
+from vitmem.analysis.others import SEEDS
+from vitmem.files import digest
+from vitmem.runs.folder import WEIGHTS, RunFolder
 from vitmem.runs.trained import BASE, REFERENCES, TrainedRun
 
 
@@ -26,11 +30,33 @@ def run_of(run: TrainedRun, of: str) -> tuple[TrainedRun | None, str]:
     return (run.opened(beside) if RunFolder(beside).is_trained else None), its_id
 
 
+def other_seeds(run: TrainedRun) -> dict[int, Path]:
+    """Return the finished base runs of the other seeds beside a run, by seed."""
+    from vitmem.figures.tables import seed_folders
+
+    base = run_of(run, BASE)[0] or run
+    here = base.path.resolve()
+    return {seed: path for seed, path in seed_folders(here.parent).items() if path.resolve() != here}
+
+
 def digest_of(run: TrainedRun, of: str) -> str | None:
-    """Return what tells the weights of a model of the experiment from others; None if there is no such model."""
+    """Return what tells the weights of a model of the experiment from others; None if there is no such model.
+
+    ``seeds`` stands for the base models of all other seeds.
+    """
+    if of == SEEDS:
+        return digest({seed: weights_of(path) for seed, path in other_seeds(run).items()})
     its_run, its_id = run_of(run, of)
     there = its_run is not None and (its_id == BASE or its_id in its_run.edited())
     return its_run.weights_digest(its_id) if there else None
+
+
+def weights_of(path: Path) -> str | None:
+    """Return the SHA-256 of the weights of a run; None if its folder cannot be read."""
+    try:
+        return RunFolder(path).read_provenance()["sha256"][WEIGHTS]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def belongs(run: TrainedRun, known: dict, edit_id: str) -> bool:

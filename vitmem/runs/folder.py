@@ -223,7 +223,8 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
             sweep(path)
             sweep(path.parent, inside=False)
         command = shlex.join(["vitmem", *sys.argv[1:]])
-        write_atomically(told, f"`{command}` (process {os.getpid()} on {platform.node()}, since {now()})\n")
+        with contextlib.suppress(OSError):  # a full disk: who would make room must hold it, too
+            write_atomically(told, f"`{command}` (process {os.getpid()} on {platform.node()}, since {now()})\n")
         yield
     finally:
         if lock.lock_counter == 1:

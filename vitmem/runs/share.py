@@ -20,15 +20,16 @@ INDEX = ".trained"
 _ALSO = ("epochs", "factors")  # folders beside the sealed files
 
 
-def training_digest(config: RunConfig, fingerprint: str, pretrained: str | None = None) -> str:
+def training_digest(config: RunConfig, fingerprint: str, pretrained: str | None = None, labels: str = "") -> str:
     """Return what tells a training from all others.
 
     Args:
         config: of the run.
         fingerprint: of its data.
         pretrained: SHA-256 of the weights that it starts from.
+        labels: SHA-256 of its labels, where they are from a file.
     """
-    return digest([comparable(config).to_dict(), fingerprint, pretrained, plugins()])
+    return digest([comparable(config).to_dict(), fingerprint, pretrained, plugins(), *([labels] if labels else [])])
 
 
 def remember(out: Path, its_digest: str, path: Path) -> None:

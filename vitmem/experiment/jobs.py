@@ -56,9 +56,11 @@ def run_jobs(board: Board, view: View, jobs: int, ended: Ended) -> None:
         with _ended_by_signals():
             while board.left:
                 free = [worker for worker in workers if worker.task is None]
-                for worker, task in zip(free, board.ready(), strict=False):
+                ready = board.ready()
+                together = threads(min(jobs, len(board.running) + len(ready)))  # what else is left waits for these
+                for worker, task in zip(free, ready, strict=False):
                     board.begin(task)
-                    worker.give(task, board, threads(min(jobs, len(board.left))))
+                    worker.give(task, board, together)
                 busy = [worker for worker in workers if worker.task is not None]
                 for connection in wait([worker.connection for worker in busy]):
                     worker = next(worker for worker in busy if worker.connection is connection)

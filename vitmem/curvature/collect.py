@@ -126,17 +126,19 @@ def sweep_batches(
     model = uncompiled(model)
     device = next(model.parameters()).device
 
+    examples, lost, total, shape = 0, 0.0, 0.0, _Layout(model, tokens)
+
     def take_input(name: str, x: Tensor) -> None:
-        rows_BTI = select_tokens(maps[name].input_rows(x), tokens, "input")
+        rows_BTI = select_tokens(shape.rows(name, maps[name].input_rows(x)), tokens, "input")
         on_input(name, maps[name].with_constant(rows_BTI))
 
     def take_gradient(name: str, g: Tensor) -> None:
-        on_gradient(name, select_tokens(maps[name].gradient_rows(g), tokens, "gradient"))
+        on_gradient(name, select_tokens(shape.rows(name, maps[name].gradient_rows(g)), tokens, "gradient"))
 
-    examples, lost, total = 0, 0.0, 0.0
     modules = {name: layer.module for name, layer in maps.items()}
     with observed(model, modules, take_input, take_gradient) as forward:
         for batch in batches:
+            shape.examples = len(batch.image)
             logits_BK = forward(batch.image.to(device))
             previous = None  # the graph is kept until the last label
             for gradient_BK in rule.logit_gradients(logits_BK, batch.index, batch.given_label.to(device)):
@@ -149,6 +151,45 @@ def sweep_batches(
                 traces = rule.lumped_trace(logits_BK)
                 lost, total = lost + traces[0], total + traces[1]
     return examples, lost, total
+
+
+class _Layout:
+    """Tells which rows of a layer belong to which example.
+
+    The first dimension of what a layer sees is the batch, except for windows of each image one after the other (Swin),
+    and for layers of a model whose attention takes sequences first (``batch_first=False``).
+
+    Args:
+        model: the classifier.
+        tokens: which positions are wanted.
+    """
+
+    def __init__(self, model: nn.Module, tokens: Tokens):
+        self.tokens, self.examples = tokens, 0
+        self.sequences_first = any(getattr(module, "batch_first", True) is False for module in model.modules())
+
+    def rows(self, name: str, rows_BSF: Tensor) -> Tensor:
+        """Return the rows with the examples B first.
+
+        Raises:
+            ValueError: they cannot be told apart, or there is no class token.
+        """
+        number = self.examples
+        if len(rows_BSF) == number:
+            return rows_BSF
+        if self.sequences_first and rows_BSF.shape[1] == number:
+            return rows_BSF.transpose(0, 1)
+        if self.tokens == "cls" or len(rows_BSF) % number:
+            raise ValueError(
+                f"layer {name} sees {tuple(rows_BSF.shape)} for {number} images, so that "
+                + (
+                    "it has no class token; use tokens: all"
+                    if self.tokens == "cls"
+                    else "examples cannot be told apart"
+                )
+                + ", or leave it out of layers"
+            )
+        return rows_BSF.reshape(number, -1, rows_BSF.shape[-1])
 
 
 def sweep_inputs(
@@ -171,14 +212,16 @@ def sweep_inputs(
         Number of examples.
     """
     model, examples = uncompiled(model), 0
-    device = next(model.parameters()).device
+    device, shape = next(model.parameters()).device, _Layout(model, tokens)
 
     def take_input(name: str, x: Tensor) -> None:
-        on_input(name, maps[name].with_constant(select_tokens(maps[name].input_rows(x), tokens, "input")))
+        rows_BTI = select_tokens(shape.rows(name, maps[name].input_rows(x)), tokens, "input")
+        on_input(name, maps[name].with_constant(rows_BTI))
 
     modules = {name: layer.module for name, layer in maps.items()}
     with observed(model, modules, take_input, lambda name, gradient: None) as forward, torch.no_grad():
         for batch in batches:
+            shape.examples = len(batch.image)
             forward(batch.image.to(device))
             examples += len(batch.index)
     return examples

@@ -166,11 +166,11 @@ class EditData:
 
     def images(self, config: CurvatureConfig, shared: bool = True) -> "MaskedLoader":
         """Return the images that curvature options choose, this process's share of them or all."""
-        with_labels = config.labels == "given"
+        with_labels = _takes_labels(config)
         return self._sample(self._chosen(config), config.examples, config.batch_size, config.seed, with_labels, shared)
 
     def _chosen(self, config: CurvatureConfig) -> Examples:
-        if config.labels == "given":
+        if _takes_labels(config):
             self._allow("given")
         if config.split == "validation":
             self._allow("validation")
@@ -213,6 +213,11 @@ class EditData:
 
         loader.batch = counted
         return loader
+
+
+def _takes_labels(config: CurvatureConfig) -> bool:
+    """Tell whether curvature is taken at given labels; that of inputs needs none."""
+    return config.labels == "given" and config.moments != "inputs"
 
 
 class MaskedLoader:

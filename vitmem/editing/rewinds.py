@@ -52,6 +52,9 @@ class FilteredRewind(EKFAC):
         for option in ("keep", "mix"):
             if not 0 <= getattr(self, option) <= 1:
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be in [0, 1]")
+        for option in ("permuted", "scope", "filter"):
+            if (given := getattr(self, option)) != getattr(EKFAC, option):
+                raise ValueError(f"{option} is {given!r}; this edit has one graded filter of all layers: leave it out")
 
     @property
     def idle(self) -> frozenset[str]:
@@ -75,10 +78,8 @@ class FilteredRewind(EKFAC):
         origin = update.origin(model, data)
         curvature = update.curvature(model, data, origin)
         learnt = {n: c.basis.coordinates(c.map.matrix() - origin[n]) for n, c in curvature.layers.items()}
-        layers = {
-            n: dataclasses.replace(c, mass=self.ranked(c), coordinates_OI=learnt[n])
-            for n, c in curvature.layers.items()
-        }
+        layers = {n: dataclasses.replace(c, coordinates_OI=learnt[n]) for n, c in curvature.layers.items()}
+        layers = {n: dataclasses.replace(c, mass=self.ranked(c)) for n, c in layers.items()}
         tau, changed = tau_of_norm(layers, self.keep, self.exponent), {}
         for name, layer in layers.items():
             filtered_OI = layer.coordinates_OI * filter_of(layer, tau, self.exponent)

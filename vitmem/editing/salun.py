@@ -55,9 +55,9 @@ class SalUn(RandomLabels):
             logits = student(batch.image.to(some))
             loss = F.cross_entropy(logits, batch.given_label.to(some.device), reduction="sum")
             for accumulated, gradient in zip(
-                total.values(), torch.autograd.grad(loss, list(parameters.values())), strict=True
+                total.values(), torch.autograd.grad(loss, list(parameters.values()), allow_unused=True), strict=True
             ):
-                accumulated += gradient
+                accumulated += 0 if gradient is None else gradient
         return total
 
     def objective(self, student, model, data, generator) -> Objective:

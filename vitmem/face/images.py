@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from vitmem.datamodules.corruption import Noise
 from vitmem.datamodules.module import MemorisationData
@@ -54,6 +54,11 @@ def gathered(images: Images, what: str, true: Tensor | None = None) -> Labelled:
     if true is not None:
         if len(labels) > 1:
             raise ValueError(f"true labels are given twice: in {what}, and as true")
+        if isinstance(images, DataLoader) and not _in_order(images):
+            raise ValueError(
+                f"{what} is a loader that shuffles or leaves examples out, so that nobody knows to which of them a "
+                "label of true belongs; give the dataset itself, or true labels as the third part of each batch"
+            )
         labels.append(torch.as_tensor(true))
     if image.ndim != 4 or not len(image):
         raise ValueError(f"{what}: images have shape {tuple(image.shape)}; expected N C H W, at least one")
@@ -85,6 +90,14 @@ def _parts(images: Images, what: str) -> list[Tensor]:
     if len(parts) not in (2, 3):
         raise ValueError(f"{what} has {len(parts)} parts; give images and labels, and true labels where they are known")
     return parts
+
+
+def _in_order(loader: DataLoader) -> bool:
+    """Tell whether a loader gives all examples of its dataset in their order."""
+    if isinstance(loader.dataset, IterableDataset):
+        return True
+    plain = type(loader.batch_sampler) in (BatchSampler, type(None)) and isinstance(loader.sampler, SequentialSampler)
+    return plain and not loader.drop_last
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitmem.attacks.contract import Recipe
 from vitmem.curvature.cache import CurvatureCache
+from vitmem.curvature.collect import uncompiled
 from vitmem.datamodules.batch import Examples, normalise
 from vitmem.datamodules.module import MemorisationData
 from vitmem.editing.known import check_share, known_noisy
@@ -144,6 +145,8 @@ def adopt(
     check_share(known)
     if unknown := sorted(set(references or ()) - set(REFERENCES)):
         raise ValueError(f"references: {unknown[0]!r} is none of {', '.join(REFERENCES)}")
+    model = uncompiled(model)
+    _check_weights(model)
     shown = gathered(train, "train", true)
     held_out = None if validation is None else gathered(validation, "validation")
     normalisation = taken_out(shown.image, mean, std)
@@ -159,6 +162,19 @@ def adopt(
     start = None if initial is None else _start(opened_state(twin, initial), others)
     recipe = None if fit is None else _recipe(fit, data, inside)
     return Subject(twin, data, seed, known, start, others.get, recipe)
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Raise ValueError for weights under two names, or of another type than float32."""
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if (first := names.setdefault(id(parameter), name)) != name:
+            raise ValueError(
+                f"{first} and {name} are one tied weight, which an edit would change under one name only; give a model "
+                "that holds them apart"
+            )
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise ValueError(f"{name} is {parameter.dtype}; edits are computed in float32: give model.float()")
 
 
 def _anatomy(model: nn.Module, image_BCHW: Tensor, head: str | None, blocks: Sequence[str] | None) -> int:

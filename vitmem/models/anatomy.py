@@ -109,11 +109,14 @@ def depths(model: nn.Module) -> dict[str, int]:
 
     What is registered between two blocks counts to the one before it.
     """
-    blocks, found, reached = anatomy_of(model).blocks, {}, 0
+    anatomy, found, reached = anatomy_of(model), {}, 0
+    blocks = anatomy.blocks
     last_seen = False
     for name, _ in model.named_parameters():
         inside = next((i for i, block in enumerate(blocks) if name.startswith(f"{block}.")), None)
-        if inside is not None:
+        if name.startswith(f"{anatomy.head}."):  # wherever it was registered
+            found[name] = len(blocks) + 1
+        elif inside is not None:
             reached, last_seen = inside + 1, inside + 1 == len(blocks)
             found[name] = reached
         else:

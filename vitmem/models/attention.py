@@ -103,16 +103,21 @@ def opened(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: an attention cannot be opened.
     """
-    if not any(isinstance(m, nn.MultiheadAttention) or getattr(m, _APART, True) is False for m in model.modules()):
+    if not any(_is_plain(m) or getattr(m, _APART, True) is False for m in model.modules()):
         return model
     twin = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
     for module in list(twin.modules()):
         if hasattr(module, _APART):
             setattr(module, _APART, True)
         for name, child in module.named_children():
-            if isinstance(child, nn.MultiheadAttention):
+            if _is_plain(child):
                 setattr(module, name, OpenAttention(child))
     return twin
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Tell PyTorch's attention from others that derive from it and compute something else."""
+    return isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward
 
 
 def closed_names(model: nn.Module) -> dict[str, str]:

@@ -7,11 +7,20 @@ import torch
 from cases import QUICK
 from edited_runs import Explode, Reader
 
+from vitmem import registry
 from vitmem.cli import main
 from vitmem.datamodules.digits import Digits
 from vitmem.editing import edits
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def plugins_end_with_the_test():
+    """Unload plug-ins: another test would try their edits, too, one of which ends the process."""
+    before = list(registry._LOADED)
+    yield
+    registry._LOADED[:] = before
 
 
 @pytest.fixture

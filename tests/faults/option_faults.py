@@ -128,7 +128,7 @@ KEYS = {
     "eval": {
         "edits": ("3", "[3]", "[null]", "[[]]", "{a: 1}"),
         "attacks": ("3", "[3]", "[null]", "[{}]", "nothing"),
-        "known": ("null", "0", ".nan", "x"),
+        "known": ("0", ".nan", "x"),
         "other_rates": ("3", "[null]", "nowhere.csv", "[a.yaml]"),
         "force": ("null", "3"),
         "wait": ("null", "3"),

@@ -92,7 +92,7 @@ def _parts(images: Images, what: str) -> list[Tensor]:
     return parts
 
 
-def _in_order(loader: DataLoader) -> bool:
+def _in_order(loader: DataLoader[Any]) -> bool:
     """Tell whether a loader gives all examples of its dataset in their order."""
     if isinstance(loader.dataset, IterableDataset):
         return True

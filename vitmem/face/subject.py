@@ -145,9 +145,7 @@ def adopt(
     check_share(known)
     if unknown := sorted(set(references or ()) - set(REFERENCES)):
         raise ValueError(f"references: {unknown[0]!r} is none of {', '.join(REFERENCES)}")
-    model = uncompiled(model)
-    _check_weights(model)
-    shown = gathered(train, "train", true)
+    model, shown = _checked(model), gathered(train, "train", true)
     held_out = None if validation is None else gathered(validation, "validation")
     normalisation = taken_out(shown.image, mean, std)
 
@@ -164,9 +162,13 @@ def adopt(
     return Subject(twin, data, seed, known, start, others.get, recipe)
 
 
-def _check_weights(model: nn.Module) -> None:
-    """Raise ValueError for weights under two names, or of another type than float32."""
-    names: dict[int, str] = {}
+def _checked(model: nn.Module) -> nn.Module:
+    """Return a model as it is without compilation.
+
+    Raises:
+        ValueError: it has weights under two names, or of another type than float32.
+    """
+    model, names = uncompiled(model), dict[int, str]()
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if (first := names.setdefault(id(parameter), name)) != name:
             raise ValueError(
@@ -175,6 +177,7 @@ def _check_weights(model: nn.Module) -> None:
             )
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ValueError(f"{name} is {parameter.dtype}; edits are computed in float32: give model.float()")
+    return model
 
 
 def _anatomy(model: nn.Module, image_BCHW: Tensor, head: str | None, blocks: Sequence[str] | None) -> int:

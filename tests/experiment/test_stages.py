@@ -210,7 +210,10 @@ def test_a_second_ctrl_c_does_not_wait_for_what_is_at_work(plan, tmp_path):
     file = plan("seeds: [0, 1]\n")
     file.write_text(file.read_text().replace("{name: svd}", "{name: stubborn}"))
     command = [sys.executable, "-m", "vitmem", "run", str(file), f"--out={tmp_path}", f"--plugin={plugin}", "--jobs=2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background has it ignored
+    )  # fmt: skip
 
     def both(kind):
         end = time.monotonic() + 200

@@ -209,9 +209,10 @@ def files_of(task: Task, stage: Stage) -> list[Path]:
         return [evaluation / "attacks" / f"{stage.what}.json"]
     if stage.kind == ANALYSE:  # and what it looks at besides models of the seed: edits, and models of other seeds
         (analysis,) = (one.analysis for one in task.experiment.analyses if one.analysis_id == stage.what)
-        others = [path / PROVENANCE for path in seed_folders(task.folder).values() if path != task.path]
+        seeds = seed_folders(task.folder).values() if analysis.looks_across else ()
+        others = [path / PROVENANCE for path in seeds if path != task.path]
         own = [evaluation / "analyses" / f"{stage.what}.{suffix}" for suffix in ("json", "npz")]
-        return own + sorted(task.path.glob(f"edits/*/{EDIT_FILE}")) + (others if analysis.looks_across else [])
+        return own + sorted(task.path.glob(f"edits/*/{EDIT_FILE}")) + others
     planned = next(one for one in task.experiment.edits if one.edit_id == stage.model)
     found = []
     for its_id in task.experiment.result_ids(planned):
